@@ -1,0 +1,1 @@
+"""Model families: how the files of one architecture become a `Model` (family.py)."""

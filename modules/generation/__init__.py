@@ -1,0 +1,1 @@
+"""One request becomes pictures: request, plan, engine, infotext."""

@@ -1,0 +1,1 @@
+"""Pictures as PIL images: decoding foreign ones, previews. Knows no torch."""

@@ -1,0 +1,1 @@
+"""The durable queue: jobs in SQLite, one worker, events."""

@@ -1,0 +1,1 @@
+"""The machine under us: paths, flags, devices, logs."""
