@@ -1,10 +1,11 @@
 """What the engine needs of a model, whatever its family, and what a family must offer to be found and loaded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from modules.library.header import Header
@@ -14,13 +15,11 @@ from modules.runtime.device import Placement
 
 @dataclass(frozen=True)
 class LatentFormat:
-    """How latents of a family look, and how to glimpse a picture in one."""
+    """How latents of a family look."""
 
     channels: int
     factor: int  # pixels a latent cell, in each direction
     scale: float  # latents of the UNet = VAE latents × scale
-    preview_weight: tuple[tuple[float, ...], ...]  # (3, channels): latent of the UNet -> RGB in 0–1
-    preview_bias: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -37,20 +36,19 @@ class Model(Protocol):
 
     latent: LatentFormat
     alphas_cumprod: Tensor  # (T,) float32, falling: ᾱ of the training schedule
-    sigmas: Tensor  # (T,) float32, rising: sqrt((1 - ᾱ) / ᾱ)
-    device: Any
+    device: torch.device
 
-    def encode(self, prompts: Sequence[str], options: TextOptions) -> Tensor:
-        """(len(prompts), 77·n, D): all prompts padded to the same number n of chunks."""
+    def encode(self, texts: Sequence[str], options: TextOptions) -> Tensor:
+        """(len(texts), 77·n, D): all texts filled up to the same number n of chunks."""
 
     def predict_eps(self, x: Tensor, timestep: Tensor, conditioning: Tensor) -> Tensor:
-        """x: (B, C, H, W), already scaled as the network wants it; timestep: (B,), may be fractional -> noise, as x."""
+        """x: (B, C, H, W), scaled as in training (unit variance); timestep: (B,), may be fractional -> noise, as x."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, H, W) latents of the UNet -> (B, 3, 8H, 8W) pixels in 0–1."""
 
-    def count_tokens(self, prompt: str) -> tuple[int, int]:
-        """(tokens, room): what the token counter shows, such as 12/75."""
+    def glimpse(self, latents: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 3, H, W) pixels in 0–1: a linear guess at the picture, for live previews."""
 
 
 class Family(Protocol):
@@ -61,8 +59,8 @@ class Family(Protocol):
     def matches(self, header: Header) -> bool:
         """Whether the file is of this family; the tensors' names and shapes are enough to tell."""
 
-    def load(self, path: Path, header: Header, placement: Placement, on_progress: Callable[[str], None]) -> Model:
-        """Raises ModelFileError when the file is not what its header promised."""
+    def load(self, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]) -> Model:
+        """`config`: the .yaml beside the file, if any; `report` takes what is being done, for people.
 
-
-Metadata = Mapping[str, str]
+        Raises ModelFileError when the file is not what its header promised.
+        """

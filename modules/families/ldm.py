@@ -1,0 +1,236 @@
+"""The single-file layout of the original "latent diffusion" code: what its tensors are called, and what their shapes tell.
+
+Pure functions from a header to diffusers' configs and names; reads no weights. Shared by the families that use the layout.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modules.library.header import Header, ModelFileError
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+TEXT = "cond_stage_model.transformer."
+
+RESNET_UNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+TOP_UNET = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+ATTENTION_VAE = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What tensor shapes can't tell: from the .yaml beside the file, or from the file's metadata."""
+
+    unet_heads: int | None = None
+    unet_head_channels: int | None = None
+    text_heads: int | None = None
+    text_activation: str | None = None
+
+
+def unet_config(header: Header, base: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
+    """`base` with the sizes of this file's UNet. Raises ModelFileError if the tensors form no such UNet."""
+    shapes = {name[len(UNET) :]: info.shape for name, info in header.tensors.items() if name.startswith(UNET)}
+    levels: list[tuple[int, int, int]] = []  # (channels, resnets, transformer depth)
+    channels, resnets, depth = 0, 0, 0
+    for index in range(1, _count(shapes, r"input_blocks\.(\d+)\.")):
+        block = f"input_blocks.{index}."
+        if f"{block}0.op.weight" in shapes:
+            levels.append((channels, resnets, depth))
+            resnets, depth = 0, 0
+            continue
+        channels = _shape(shapes, f"{block}0.in_layers.2.weight")[0]
+        resnets += 1
+        depth = _count(shapes, re.escape(block) + r"1\.transformer_blocks\.(\d+)\.")
+    levels.append((channels, resnets, depth))
+    counts = {resnets for _, resnets, _ in levels}
+    if len(counts) != 1:
+        raise ModelFileError(f"the UNet has {sorted(counts)} residual blocks a level; one number was expected")
+    widths = [channels for channels, _, _ in levels]
+    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for _, _, depth in levels]
+    cross = next((shape for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), None)
+    if cross is None:
+        raise ModelFileError("the UNet has no cross-attention: it can't be steered by a prompt")
+    if hints.unet_head_channels:
+        heads: int | list[int] = [max(1, width // hints.unet_head_channels) for width in widths]
+    else:
+        heads = hints.unet_heads or base["attention_head_dim"]
+    return {
+        **base,
+        "in_channels": _shape(shapes, "input_blocks.0.0.weight")[1],
+        "out_channels": _shape(shapes, "out.2.weight")[0],
+        "block_out_channels": widths,
+        "layers_per_block": counts.pop(),
+        "down_block_types": down,
+        "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
+        "cross_attention_dim": cross[1],
+        "attention_head_dim": heads,  # diffusers' name for the number of heads, kept for old configs
+        "use_linear_projection": len(shapes.get("middle_block.1.proj_in.weight", (0,) * 4)) == 2,
+    }
+
+
+def vae_config(header: Header, base: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the sizes of this file's VAE."""
+    shapes = {name[len(VAE) :]: info.shape for name, info in header.tensors.items() if name.startswith(VAE)}
+    levels = _count(shapes, r"encoder\.down\.(\d+)\.")
+    return {
+        **base,
+        "block_out_channels": [_shape(shapes, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)],
+        "layers_per_block": _count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+        "latent_channels": _shape(shapes, "post_quant_conv.weight")[1],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def clip_config(header: Header, base: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
+    """`base` with the sizes of this file's CLIP text encoder."""
+    prefix = clip_prefix(header)
+    shapes = {name[len(prefix) :]: info.shape for name, info in header.tensors.items() if name.startswith(prefix)}
+    vocabulary, hidden = _shape(shapes, "embeddings.token_embedding.weight")
+    return {
+        **base,
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "projection_dim": hidden,
+        "max_position_embeddings": _shape(shapes, "embeddings.position_embedding.weight")[0],
+        "intermediate_size": _shape(shapes, "encoder.layers.0.mlp.fc1.weight")[0],
+        "num_hidden_layers": _count(shapes, r"encoder\.layers\.(\d+)\."),
+        "num_attention_heads": hints.text_heads or max(1, hidden // 64),  # CLIP's heads are 64 wide
+        "hidden_act": hints.text_activation or base["hidden_act"],
+    }
+
+
+def clip_prefix(header: Header) -> str:
+    """Where the text encoder's tensors start; some old files leave `text_model.` out."""
+    long = f"{TEXT}text_model."
+    return long if f"{long}final_layer_norm.weight" in header.tensors else TEXT
+
+
+def hints_from(config: Path | None, metadata: Mapping[str, str]) -> Hints:
+    """From the .yaml in the original layout if there is one, else from our own key in the metadata.
+
+    Raises ModelFileError if the .yaml can't be read.
+    """
+    if config is not None:
+        return _hints_from_yaml(config)
+    try:
+        sizes = json.loads(metadata.get("easel.config", "{}"))
+        unet, text = sizes.get("unet", {}), sizes.get("text_encoder", {})
+        return Hints(unet.get("num_heads"), None, text.get("num_attention_heads"), text.get("hidden_act"))
+    except (ValueError, AttributeError) as error:
+        raise ModelFileError(f"the metadata key easel.config is not what it should be: {error}") from error
+
+
+def _hints_from_yaml(config: Path) -> Hints:
+    try:
+        params = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["params"]
+        unet = params["unet_config"]["params"]
+        text = params["cond_stage_config"].get("params") or {}
+        heads = unet.get("num_heads")
+        folder = config.parent / str(text["version"]) if "version" in text else None
+        if folder and (folder / "config.json").is_file() and config.parent in folder.resolve().parents:
+            text = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return Hints(
+            unet_heads=heads if heads and heads > 0 else None,
+            unet_head_channels=unet.get("num_head_channels"),
+            text_heads=text.get("num_attention_heads") or text.get("heads"),
+            text_activation=text.get("hidden_act"),
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelFileError(f"{config.name} can't be read as a model configuration ({error!r}); fix or remove it") from error
+
+
+def unet_names(state: Mapping[str, Any], layers_per_block: int) -> Iterator[tuple[str, str]]:
+    """(diffusers' name, the file's name) of every tensor of the UNet."""
+    for name in state:
+        yield name, UNET + _unet_name(name, layers_per_block, state)
+
+
+def _unet_name(name: str, layers: int, state: Mapping[str, Any]) -> str:
+    for ours, theirs in TOP_UNET.items():
+        if name.startswith(f"{ours}."):
+            return theirs + name[len(ours) :]
+    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name)
+    if match is None:
+        return _unet_middle(name)
+    side, level, kind, index, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+    if side == "down":
+        block = f"input_blocks.{1 + level * (layers + 1) + (layers if kind == 'downsamplers' else index)}"
+    else:
+        block = f"output_blocks.{level * (layers + 1) + (layers if kind == 'upsamplers' else index)}"
+    if kind == "resnets":
+        return f"{block}.0.{_renamed(rest, RESNET_UNET)}"
+    if kind == "attentions":
+        return f"{block}.1.{rest}"
+    if kind == "downsamplers":
+        return f"{block}.0.op.{rest.removeprefix('conv.')}"
+    place = 2 if f"up_blocks.{level}.attentions.0.norm.weight" in state else 1
+    return f"{block}.{place}.{rest}"
+
+
+def _unet_middle(name: str) -> str:
+    match = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name)
+    if match is None:
+        raise ModelFileError(f"no place in the single-file layout for the UNet's {name}")
+    if match[1] == "attentions":
+        return f"middle_block.1.{match[3]}"
+    return f"middle_block.{2 * int(match[2])}.{_renamed(match[3], RESNET_UNET)}"
+
+
+def vae_names(state: Mapping[str, Any], levels: int) -> Iterator[tuple[str, str]]:
+    """(diffusers' name, the file's name) of every tensor of the VAE."""
+    for name in state:
+        theirs = re.sub(r"^encoder\.down_blocks\.(\d+)\.resnets\.", r"encoder.down.\1.block.", name)
+        theirs = re.sub(r"^encoder\.down_blocks\.(\d+)\.downsamplers\.0\.", r"encoder.down.\1.downsample.", theirs)
+        up = re.match(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers\.0)\.(.+)", theirs)
+        if up:
+            part = "block" if up[2] == "resnets" else "upsample"
+            theirs = f"decoder.up.{levels - 1 - int(up[1])}.{part}.{up[3]}"
+        theirs = re.sub(r"\.mid_block\.resnets\.(\d)\.", lambda m: f".mid.block_{int(m[1]) + 1}.", theirs)
+        attention = re.match(r"(.+)\.mid_block\.attentions\.0\.(.+)", theirs)
+        if attention:
+            theirs = f"{attention[1]}.mid.attn_1.{_renamed(attention[2], ATTENTION_VAE)}"
+        yield name, VAE + theirs.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+
+
+def clip_names(state: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    """(transformers' name, the file's name) of every tensor of the text encoder."""
+    for name in state:
+        yield name, prefix + name.removeprefix("text_model.")
+
+
+def _renamed(rest: str, table: Mapping[str, str]) -> str:
+    for ours, theirs in table.items():
+        if rest.startswith(f"{ours}."):
+            return theirs + rest[len(ours) :]
+    return rest
+
+
+def _count(shapes: Mapping[str, Any], pattern: str) -> int:
+    found = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
+    if name not in shapes:
+        raise ModelFileError(f"the tensor {name!r} is missing; the file is incomplete or of another kind")
+    return shapes[name]

@@ -1,0 +1,64 @@
+"""Finds the family of a checkpoint and keeps the one that is loaded."""
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from modules.families.family import Family, Model
+from modules.families.sd1 import SD1Family
+from modules.library.checkpoints import Checkpoint
+from modules.library.header import ModelFileError, read_header
+from modules.runtime.device import Placement
+
+log = logging.getLogger(__name__)
+
+FAMILIES: tuple[Family, ...] = (SD1Family(),)
+
+
+class ModelHolder:
+    """Holds one loaded model; used by the worker thread only."""
+
+    def __init__(self, placement: Placement, report: Callable[[str], None], families: tuple[Family, ...] = FAMILIES):
+        self.placement = placement
+        self._report, self._families = report, families
+        self._model: Model | None = None
+        self._loaded: tuple[Path, int, int] | None = None
+
+    def get(self, checkpoint: Checkpoint) -> Model:
+        """The checkpoint's model, loaded now if another one was. Raises ModelFileError with a sentence for people."""
+        wanted = (checkpoint.path, checkpoint.size, checkpoint.mtime_ns)
+        if self._model is None or self._loaded != wanted:
+            self.unload()
+            self._model = self._load(checkpoint)
+            self._loaded = wanted
+        return self._model
+
+    def unload(self) -> None:
+        """Give the memory back; the next `get` loads again."""
+        self._model = self._loaded = None
+        gc.collect()
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _load(self, checkpoint: Checkpoint) -> Model:
+        started = time.monotonic()
+        header = read_header(checkpoint.path)
+        family = next((family for family in self._families if family.matches(header)), None)
+        if family is None:
+            raise ModelFileError(
+                f"{checkpoint.path.name} is not a checkpoint of a known family "
+                f"({', '.join(family.name for family in self._families)}); is it a LoRA, a VAE or an embedding?"
+            )
+        megabytes = checkpoint.size / 1e6
+
+        def report(part: str) -> None:
+            self._report(f"loading {checkpoint.model_name}, {megabytes:.0f} MB: {part}")
+
+        model = family.load(checkpoint.path, header, checkpoint.config, self.placement, report)
+        took = time.monotonic() - started
+        log.info("loaded %s (%s) on %s in %.2f s", checkpoint.model_name, family.name, self.placement, took)
+        return model

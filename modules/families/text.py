@@ -1,0 +1,56 @@
+"""A prompt becomes conditioning: CLIP's text encoder with weighted words and chunks of 75 tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.families.family import TextOptions
+from modules.prompt.attention import Emphasis, parse_attention
+from modules.prompt.tokens import Chunk, Tokenizer, chunk
+
+
+class ClipEncoder:
+    """transformers' CLIPTextModel and its tokenizer."""
+
+    def __init__(self, network: Any, tokenizer: Tokenizer, device: torch.device):
+        self.network, self.tokenizer, self.device = network, tokenizer, device
+
+    def encode(self, texts: Sequence[str], options: TextOptions) -> Tensor:
+        """(len(texts), 77·n, D) float32; every text is filled up with empty chunks to the same number n.
+
+        The texts are one group: with the emphasis "Original" they share the mean that keeps the overall strength.
+        """
+        chunked = [self.chunks(text, options) for text in texts]
+        count = max(map(len, chunked))
+        empty = chunk([("", 1.0)], self.tokenizer)[0]
+        padded = [chunks + [empty] * (count - len(chunks)) for chunks in chunked]
+        parts = [self._encode_chunks([chunks[i] for chunks in padded], options) for i in range(count)]
+        return torch.cat(parts, dim=1)
+
+    def chunks(self, text: str, options: TextOptions) -> list[Chunk]:
+        """The prompt as chunks of 77 tokens with their weights; at least one."""
+        pieces = [(text, 1.0)] if options.emphasis == "None" else parse_attention(text)
+        return chunk(pieces, self.tokenizer, options.comma_backtrack)
+
+    def _encode_chunks(self, chunks: Sequence[Chunk], options: TextOptions) -> Tensor:
+        tokens = torch.tensor([part.tokens for part in chunks], device=self.device)  # (N, 77)
+        weights = torch.tensor([part.weights for part in chunks], device=self.device, dtype=torch.float32)
+        layers = self.network(input_ids=tokens, output_hidden_states=True).hidden_states
+        z = self.network.final_layer_norm(layers[-min(options.clip_skip, len(layers) - 1)]).float()  # (N, 77, D)
+        return emphasised(z, weights, options.emphasis)
+
+
+def emphasised(z: Tensor, weights: Tensor, emphasis: Emphasis) -> Tensor:
+    """z: (N, 77, D), weights: (N, 77) -> z with every token scaled by its weight.
+
+    "Original" then restores the mean over all of z, so that weights move attention and not the overall strength.
+    """
+    if emphasis in ("None", "Ignore"):
+        return z
+    scaled = z * weights.unsqueeze(-1)
+    if emphasis == "No norm":
+        return scaled
+    before, after = z.mean(), scaled.mean()
+    return scaled * (before / after) if after != 0 else scaled
