@@ -1,5 +1,5 @@
-"""Attention syntax: a prompt becomes pieces of text with weights. `(a)` strengthens, `[a]` weakens, `(a:1.3)` says how much.
-Any text parses, in linear time; knows nothing of tokens or of what a weight does to a tensor."""
+"""Attention syntax: a prompt becomes pieces of text with weights. `(a)` strengthens, `[a]` weakens, `(a:1.3)` says how
+much. Any text parses, in linear time; knows nothing of tokens or of what a weight does to a tensor."""
 
 import re
 from collections.abc import Iterator
@@ -82,8 +82,8 @@ def _skip(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 
 class _Pieces:
-    """The pieces so far, and where each open bracket began. Round and square brackets close independently of each other,
-    so `(a [b) c]` is well formed."""
+    """The pieces so far, and where each open bracket began. Round and square brackets close independently of each
+    other, so `(a [b) c]` is well formed."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
