@@ -77,8 +77,7 @@ def stream(seed: int, source: Source, device: torch.device | str = "cpu") -> Str
     generator = torch.Generator(where).manual_seed(seed % 2**64)
 
     def draw(shape: tuple[int, ...]) -> Tensor:
-        numbers: Tensor = torch.randn(shape, generator=generator, device=where)
-        return numbers
+        return torch.randn(shape, generator=generator, device=where)
 
     return draw
 
@@ -86,12 +85,17 @@ def stream(seed: int, source: Source, device: torch.device | str = "cpu") -> Str
 def slerp(low: Tensor, high: Tensor, val: float) -> Tensor:
     """Between two noises of equal shape (C, H, W), each column of each channel on its own great circle; nearly parallel
     ones are mixed in a straight line."""
-    dot = (low / low.norm(dim=1, keepdim=True) * (high / high.norm(dim=1, keepdim=True))).sum(1)
+    dot = (unit(low) * unit(high)).sum(1)
     if dot.mean() > 0.9995:
-        return low * val + high * (1 - val)
+        return low * (1 - val) + high * val
     omega = dot.acos()
     weight_low, weight_high = ((1 - val) * omega).sin() / omega.sin(), (val * omega).sin() / omega.sin()
     return weight_low.unsqueeze(1) * low + weight_high.unsqueeze(1) * high
+
+
+def unit(noise: Tensor) -> Tensor:
+    """Each column of each channel at length 1."""
+    return noise / torch.linalg.vector_norm(noise, dim=1, keepdim=True)
 
 
 def paste(noise: Tensor, onto: Tensor) -> Tensor:
