@@ -1,0 +1,504 @@
+"""What the user may set: one line a setting, under A1111's keys, so that a config.json of theirs works here.
+Plain frozen data; knows nothing of files, pages or what a setting does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+ImageFormat = Literal["png", "jpg", "jpeg", "webp", "avif"]
+
+
+class SettingError(ValueError):
+    """A setting that cannot be. `reason` says why, without the key; `nearest` is a key or choice that may be meant."""
+
+    def __init__(self, key: str, value: object, reason: str, nearest: str | None = None, protected: bool = False):
+        self.key, self.value, self.reason, self.nearest, self.protected = key, value, reason, nearest, protected
+        hint = f"; did you mean {nearest!r}?" if nearest else ""
+        super().__init__(f"setting {key[:80]!r}: {reason}{hint}")
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """All that a page, an API or the docs need to know of a setting."""
+
+    key: str
+    section: str  # A1111's section key
+    section_title: str
+    type: Literal["bool", "int", "float", "str", "list"]
+    default: Any
+    help: str
+    minimum: float | None
+    maximum: float | None
+    step: float | None
+    choices: tuple[str, ...] | None  # for a list: its possible members
+    infotext: str | None  # its name in an infotext, where it has one
+    path: bool  # names a place on the disk
+    security: bool
+    effective: bool  # False: kept for A1111's sake, nothing in Easel reads it yet
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    ge: float | None = None,
+    le: float | None = None,
+    step: float | None = None,
+    infotext: str | None = None,
+    path: bool = False,
+    security: bool = False,
+    effective: bool = True,
+) -> Any:
+    extra = {"step": step, "infotext": infotext, "path": path, "security": security, "effective": effective}
+    return Field(default, description=help, ge=ge, le=le, json_schema_extra={k: v for k, v in extra.items()})
+
+
+class Section(BaseModel):
+    """A group of settings. `key` and `title` name it on the settings page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+    key: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole_floats_are_integers(cls, value: Any, info: Any) -> Any:
+        """JSON and sliders write 5.0 for 5."""
+        wants_int = cls.model_fields[info.field_name].annotation is int
+        return int(value) if wants_int and isinstance(value, float) and value.is_integer() else value
+
+
+class SavingPaths(Section):
+    key, title = "saving-paths", "Paths for saving"
+
+    outdir_samples: str = setting("", "One folder for all pictures. Empty: the folders below.", path=True)
+    outdir_txt2img_samples: str = setting("outputs/txt2img-images", "Folder of txt2img pictures.", path=True)
+    outdir_img2img_samples: str = setting(
+        "outputs/img2img-images", "Folder of img2img pictures.", path=True, effective=False
+    )
+    outdir_extras_samples: str = setting(
+        "outputs/extras-images", "Folder of Extras pictures.", path=True, effective=False
+    )
+    outdir_grids: str = setting("", "One folder for all grids. Empty: the folders below.", path=True)
+    outdir_txt2img_grids: str = setting("outputs/txt2img-grids", "Folder of txt2img grids.", path=True)
+    outdir_img2img_grids: str = setting("outputs/img2img-grids", "Folder of img2img grids.", path=True, effective=False)
+    outdir_save: str = setting("log/images", "Folder of the Save button.", path=True, effective=False)
+    outdir_init_images: str = setting("outputs/init-images", "Folder of kept init images.", path=True, effective=False)
+
+
+class SavingImages(Section):
+    key, title = "saving-images", "Saving pictures"
+
+    samples_save: bool = setting(True, "Save every picture that is made.")
+    samples_format: ImageFormat = setting("png", "File format of pictures.")
+    samples_filename_pattern: str = setting("", "Name of a picture, as a pattern such as [seed]-[prompt_spaces].")
+    save_images_add_number: bool = setting(True, "Start names with a running number.")
+    save_images_replace_action: Literal["Replace", "Add number suffix"] = setting(
+        "Replace", "What happens when an unnumbered name exists already."
+    )
+    grid_save: bool = setting(True, "Save a grid of each batch.")
+    grid_format: ImageFormat = setting("png", "File format of grids.")
+    grid_extended_filename: bool = setting(False, "Put seed and prompt into the names of grids.")
+    grid_only_if_multiple: bool = setting(True, "No grid for a single picture.")
+    grid_prevent_empty_spots: bool = setting(False, "Choose the rows of a grid so that no cell stays empty.")
+    n_rows: int = setting(-1, "Rows of a grid. -1: nearly square; 0: one batch a row.", ge=-1, le=16, step=1)
+    save_images_before_highres_fix: bool = setting(False, "Also save the picture before hires fix.", effective=False)
+    save_images_before_color_correction: bool = setting(
+        False, "Also save the picture before colour correction.", effective=False
+    )
+    save_mask: bool = setting(False, "Also save the inpainting mask.", effective=False)
+    save_mask_composite: bool = setting(False, "Also save the inpainted part alone.", effective=False)
+    save_init_img: bool = setting(False, "Keep init images.", effective=False)
+    jpeg_quality: int = setting(80, "Quality of JPEG, WebP and AVIF files.", ge=1, le=100, step=1)
+    webp_lossless: bool = setting(False, "Write WebP without loss.")
+    save_incomplete_images: bool = setting(False, "Also save pictures of interrupted runs.")
+    notification_audio: bool = setting(True, "Play a sound when pictures are ready.", effective=False)
+    notification_volume: int = setting(100, "Loudness of that sound in percent.", ge=0, le=100, step=1, effective=False)
+
+
+class SavingToDirs(Section):
+    key, title = "saving-to-dirs", "Folders of pictures"
+
+    save_to_dirs: bool = setting(True, "Put pictures into subfolders.")
+    grid_save_to_dirs: bool = setting(True, "Put grids into subfolders.")
+    directories_filename_pattern: str = setting("[date]", "Name of the subfolders, as a pattern.")
+    directories_max_prompt_words: int = setting(8, "Most words that [prompt_words] takes.", ge=1, le=20, step=1)
+
+
+class Compatibility(Section):
+    key, title = "compatibility", "Compatibility with older pictures"
+
+    auto_backcompat: bool = setting(True, "Read the infotext of an old version with that version's options.")
+    use_old_emphasis_implementation: bool = setting(False, "Emphasis as in 2022.", effective=False)
+    use_old_karras_scheduler_sigmas: bool = setting(False, "Karras noise levels from 0.1 to 10.", effective=False)
+    no_dpmpp_sde_batch_determinism: bool = setting(
+        False, "Let SDE samplers give other pictures in a batch than alone.", effective=False
+    )
+    use_old_hires_fix_width_height: bool = setting(
+        False, "Width and height are those of the final picture.", effective=False
+    )
+    hires_fix_use_firstpass_conds: bool = setting(False, "Second pass with the first pass's prompts.", effective=False)
+    use_old_scheduling: bool = setting(
+        False, "Prompt editing counts as in old versions.", infotext="Old prompt editing timelines", effective=False
+    )
+    use_downcasted_alpha_bar: bool = setting(
+        False, "Round the noise schedule to half precision.", infotext="Downcast alphas_cumprod", effective=False
+    )
+    refiner_switch_by_sample_steps: bool = setting(
+        False, "Refiner fraction counts sampler steps.", infotext="Refiner switch by sampling steps", effective=False
+    )
+
+
+class ExtraNetworks(Section):
+    key, title = "extra_networks", "Extra networks"
+
+    extra_networks_default_multiplier: float = setting(
+        1.0, "Weight that a card inserts.", ge=0, le=2, step=0.01, effective=False
+    )
+    extra_networks_add_text_separator: str = setting(" ", "Text before an inserted network.", effective=False)
+    textual_inversion_add_hashes_to_infotext: bool = setting(
+        True, "Hashes of embeddings go into the infotext.", effective=False
+    )
+    lora_add_hashes_to_infotext: bool = setting(True, "Hashes of LoRAs go into the infotext.", effective=False)
+    lora_preferred_name: Literal["Alias from file", "Filename"] = setting(
+        "Alias from file", "Name that a LoRA card inserts.", effective=False
+    )
+
+
+class Optimizations(Section):
+    key, title = "optimizations", "Speed"
+
+    s_min_uncond: float = setting(
+        0.0, "Skip the negative prompt below this noise.", ge=0, le=15, step=0.01, infotext="NGMS", effective=False
+    )
+    s_min_uncond_all: bool = setting(
+        False, "Skip at every step, not every other.", infotext="NGMS all steps", effective=False
+    )
+    token_merging_ratio: float = setting(
+        0.0, "Share of tokens to merge.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio", effective=False
+    )
+    token_merging_ratio_img2img: float = setting(
+        0.0, "The same in img2img. 0: as above.", ge=0, le=0.9, step=0.1, effective=False
+    )
+    token_merging_ratio_hr: float = setting(
+        0.0, "The same in the hires pass.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio hr", effective=False
+    )
+    pad_cond_uncond: bool = setting(
+        False, "Pad prompt and negative prompt to one length.", infotext="Pad conds", effective=False
+    )
+    pad_cond_uncond_v0: bool = setting(
+        False, "Pad as old versions did, with the same vector again.", infotext="Pad conds v0", effective=False
+    )
+    batch_cond_uncond: bool = setting(True, "Prompt and negative prompt go through the network together.")
+
+
+class SamplerParameters(Section):
+    key, title = "sampler-params", "Sampler parameters"
+
+    hide_samplers: list[str] = setting([], "Samplers that menus leave out.", effective=False)
+    eta_ddim: float = setting(0.0, "Noise that DDIM adds.", ge=0, le=1, step=0.01, infotext="Eta DDIM")
+    eta_ancestral: float = setting(1.0, "Noise that ancestral samplers add.", ge=0, le=1, step=0.01, infotext="Eta")
+    ddim_discretize: Literal["uniform", "quad"] = setting("uniform", "No effect, as in A1111.", effective=False)
+    s_churn: float = setting(0.0, "Noise that is stirred in.", ge=0, le=100, step=0.01, infotext="Sigma churn")
+    s_tmin: float = setting(0.0, "Churn above this noise level.", ge=0, le=10, step=0.01, infotext="Sigma tmin")
+    s_tmax: float = setting(
+        0.0, "Churn below this noise level. 0: no limit.", ge=0, le=999, step=0.01, infotext="Sigma tmax"
+    )
+    s_noise: float = setting(1.0, "Strength of added noise.", ge=0, le=1.1, step=0.001, infotext="Sigma noise")
+    sigma_min: float = setting(0.0, "Smallest noise level. 0: the model's.", ge=0, infotext="Schedule min sigma")
+    sigma_max: float = setting(0.0, "Largest noise level. 0: the model's.", ge=0, infotext="Schedule max sigma")
+    rho: float = setting(0.0, "Bend of the schedule. 0: the schedule's own.", ge=0, infotext="Schedule rho")
+    eta_noise_seed_delta: int = setting(0, "Added to the seed of later noise.", ge=-(2**53), le=2**53, infotext="ENSD")
+    always_discard_next_to_last_sigma: bool = setting(
+        False, "Leave out the last noise level but one.", infotext="Discard penultimate sigma"
+    )
+    sgm_noise_multiplier: bool = setting(False, "First noise as in SGM.", infotext="SGM noise multiplier")
+    uni_pc_variant: Literal["bh1", "bh2", "vary_coeff"] = setting(
+        "bh1", "Form of UniPC.", infotext="UniPC variant", effective=False
+    )
+    uni_pc_skip_type: Literal["time_uniform", "time_quadratic", "logSNR"] = setting(
+        "time_uniform", "Spacing of UniPC's steps.", infotext="UniPC skip type", effective=False
+    )
+    uni_pc_order: int = setting(3, "Order of UniPC.", ge=1, le=50, step=1, infotext="UniPC order", effective=False)
+    uni_pc_lower_order_final: bool = setting(
+        True, "UniPC ends with lower orders.", infotext="UniPC lower order final", effective=False
+    )
+    sd_noise_schedule: Literal["Default", "Zero Terminal SNR"] = setting(
+        "Default", "Noise schedule of the model.", infotext="Noise Schedule", effective=False
+    )
+    skip_early_cond: float = setting(
+        0.0,
+        "Share of first steps without negative prompt.",
+        ge=0,
+        le=1,
+        step=0.01,
+        infotext="Skip Early CFG",
+        effective=False,
+    )
+    beta_dist_alpha: float = setting(
+        0.6, "Alpha of the Beta schedule.", ge=0.01, le=1, step=0.01, infotext="Beta scheduler alpha", effective=False
+    )
+    beta_dist_beta: float = setting(
+        0.6, "Beta of the Beta schedule.", ge=0.01, le=1, step=0.01, infotext="Beta scheduler beta", effective=False
+    )
+
+
+class StableDiffusion(Section):
+    key, title = "sd", "Stable Diffusion"
+
+    sd_model_checkpoint: str | None = setting(None, "The checkpoint that makes the pictures.", infotext="Model hash")
+    emphasis: Literal["None", "Ignore", "Original", "No norm"] = setting(
+        "Original", "What weights such as (this:1.2) do.", infotext="Emphasis"
+    )
+    enable_batch_seeds: bool = setting(True, "Each picture of a batch has its own seed.", effective=False)
+    comma_padding_backtrack: int = setting(
+        20, "Tokens to look back for a comma where a chunk ends.", ge=0, le=74, step=1
+    )
+    CLIP_stop_at_last_layers: int = setting(
+        1, "Layer of the text encoder to take, counted from the end.", ge=1, le=12, step=1, infotext="Clip skip"
+    )
+    randn_source: Literal["GPU", "CPU", "NV"] = setting(
+        "GPU", "Where noise comes from. CPU and NV give the same picture on every machine.", infotext="RNG"
+    )
+    tiling: bool = setting(False, "Make pictures that tile.", infotext="Tiling", effective=False)
+    hires_fix_refiner_pass: Literal["first pass", "second pass", "both passes"] = setting(
+        "second pass", "Where the refiner works.", infotext="Hires refiner", effective=False
+    )
+    enable_prompt_comments: bool = setting(True, "Text after # in a prompt is a comment.")
+    sd_vae: str = setting("Automatic", "The VAE: a file's name, Automatic or None.", infotext="VAE", effective=False)
+    sd_checkpoint_hash: str = setting("", "The sha256 of the checkpoint in use; kept by the program.", effective=False)
+
+
+class ImageToImage(Section):
+    key, title = "img2img", "img2img"
+
+    inpainting_mask_weight: float = setting(
+        1.0,
+        "Strength of the mask for inpainting models.",
+        ge=0,
+        le=1,
+        step=0.01,
+        infotext="Conditional mask weight",
+        effective=False,
+    )
+    initial_noise_multiplier: float = setting(
+        1.0, "Strength of the first noise.", ge=0, le=1.5, step=0.001, infotext="Noise multiplier", effective=False
+    )
+    img2img_extra_noise: float = setting(
+        0.0, "More noise on the init image.", ge=0, le=1, step=0.01, infotext="Extra noise", effective=False
+    )
+    img2img_color_correction: bool = setting(False, "Match the init image's colours.", effective=False)
+    img2img_fix_steps: bool = setting(False, "Do exactly the steps that are asked for.", effective=False)
+    img2img_background_color: str = setting("#ffffff", "Colour under transparent init images.", effective=False)
+    return_mask: bool = setting(False, "Show the mask too.", effective=False)
+    return_mask_composite: bool = setting(False, "Show the inpainted part too.", effective=False)
+    overlay_inpaint: bool = setting(True, "Paste inpainted parts into the original.", effective=False)
+
+
+class Gallery(Section):
+    key, title = "ui_gallery", "Gallery"
+
+    return_grid: bool = setting(True, "Show the grid first.")
+    do_not_show_images: bool = setting(False, "Show no pictures.", effective=False)
+
+
+class Infotext(Section):
+    key, title = "infotext", "Infotext"
+
+    enable_pnginfo: bool = setting(True, "Write the infotext into the picture's file.")
+    save_txt: bool = setting(False, "Write the infotext into a text file beside the picture.")
+    add_model_name_to_info: bool = setting(True, "The infotext names the checkpoint.")
+    add_model_hash_to_info: bool = setting(True, "The infotext has the checkpoint's hash.")
+    add_vae_name_to_info: bool = setting(True, "The infotext names the VAE.", effective=False)
+    add_vae_hash_to_info: bool = setting(True, "The infotext has the VAE's hash.", effective=False)
+    add_user_name_to_info: bool = setting(False, "The infotext names the user.", effective=False)
+    add_version_to_infotext: bool = setting(True, "The infotext has the program's version.")
+    disable_weights_auto_swap: bool = setting(True, "Reading an infotext leaves the checkpoint as it is.")
+    infotext_skip_pasting: list[str] = setting([], "Fields of an infotext that are not read.")
+    infotext_styles: Literal["Ignore", "Apply", "Discard", "Apply if any"] = setting(
+        "Apply if any", "What becomes of styles that an infotext contains.", effective=False
+    )
+
+
+class LivePreviews(Section):
+    key, title = "ui", "Live previews"
+
+    show_progressbar: bool = setting(True, "Show how far the run is.")
+    live_previews_enable: bool = setting(True, "Show the picture while it is made.")
+    live_previews_image_format: Literal["jpeg", "png", "webp"] = setting("png", "Format of previews.", effective=False)
+    show_progress_every_n_steps: int = setting(
+        10, "Steps between previews. -1: only the page's clock.", ge=-1, le=32, step=1
+    )
+    show_progress_type: Literal["Full", "Approx NN", "Approx cheap", "TAESD"] = setting(
+        "Approx NN", "How previews are made from the latent.", effective=False
+    )
+    live_preview_content: Literal["Combined", "Prompt", "Negative prompt"] = setting(
+        "Prompt", "Which prediction previews show.", effective=False
+    )
+    live_preview_refresh_period: int = setting(1000, "Milliseconds between previews.", ge=0, le=3_600_000)
+    live_preview_fast_interrupt: bool = setting(False, "An interrupt takes the last preview.", effective=False)
+
+
+class PromptEditing(Section):
+    key, title = "ui_prompt_editing", "Prompt editing"
+
+    keyedit_precision_attention: float = setting(
+        0.1, "How much Ctrl+up and Ctrl+down change a weight.", ge=0.01, le=0.2, step=0.001
+    )
+    keyedit_precision_extra: float = setting(0.05, "The same for <lora:…>.", ge=0.01, le=0.2, step=0.001)
+    keyedit_delimiters: str = setting(r".,\/!?%^*;:{}=`~() ", "Characters that end a word.")
+    keyedit_delimiters_whitespace: list[Literal["Tab", "Carriage Return", "Line Feed"]] = setting(
+        ["Tab", "Carriage Return", "Line Feed"], "White space that ends a word."
+    )
+    keyedit_move: bool = setting(True, "Alt+left and Alt+right move a part of the prompt.")
+    disable_token_counters: bool = setting(False, "Show no token counters.")
+    include_styles_into_token_counters: bool = setting(True, "Count the tokens of styles too.", effective=False)
+
+
+class Interface(Section):
+    key, title = "ui", "Page"
+
+    quicksettings_list: list[str] = setting(
+        ["sd_model_checkpoint"], "Settings at the top of the page.", effective=False
+    )
+    hidden_tabs: list[str] = setting([], "Tabs that are not shown.", effective=False)
+    ui_tab_order: list[str] = setting([], "Order of the tabs.", effective=False)
+    localization: str = setting("None", "Language of the page.", effective=False)
+    show_progress_in_title: bool = setting(True, "The tab's title shows progress.", effective=False)
+    send_seed: bool = setting(True, "Sending a picture to another tab sends its seed.")
+    send_size: bool = setting(True, "Sending a picture to another tab sends its size.")
+    interrupt_after_current: bool = setting(True, "Interrupt waits for the picture being made.", effective=False)
+    samples_log_stdout: bool = setting(False, "Write infotexts to the log.", effective=False)
+
+
+class System(Section):
+    key, title = "system", "System"
+
+    api_enable_requests: bool = setting(False, "API images may be URLs.", security=True, effective=False)
+    api_forbid_local_requests: bool = setting(True, "URLs of this network are refused.", security=True, effective=False)
+    auto_launch_browser: Literal["Disable", "Local", "Remote"] = setting("Local", "Open the browser at the start.")
+    list_hidden_files: bool = setting(True, "List models in folders whose name starts with a dot.", effective=False)
+    disabled_extensions: list[str] = setting([], "Extensions that are switched off.", security=True, effective=False)
+    disable_all_extensions: Literal["none", "extra", "all"] = setting(
+        "none", "Which are all off.", security=True, effective=False
+    )
+
+
+class Settings(
+    SavingPaths,
+    SavingImages,
+    SavingToDirs,
+    Compatibility,
+    ExtraNetworks,
+    Optimizations,
+    SamplerParameters,
+    StableDiffusion,
+    ImageToImage,
+    Gallery,
+    Infotext,
+    LivePreviews,
+    PromptEditing,
+    Interface,
+    System,
+):
+    """One frozen snapshot of all settings."""
+
+    def with_overrides(self, mapping: Mapping[str, Any]) -> "Settings":
+        """A copy with these values. Raises SettingError at the first key that is unknown or whose value cannot be."""
+        for key, value in mapping.items():
+            if key not in type(self).model_fields:
+                near = get_close_matches(key, type(self).model_fields, n=1)
+                raise SettingError(key, value, "there is no such setting", near[0] if near else None)
+        try:
+            return Settings.model_validate({**self.model_dump(), **mapping})
+        except ValidationError as error:
+            raise _setting_error(error.errors(include_url=False)[0]) from error
+
+    def overridden(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        return {key: value for key, value in self.model_dump().items() if value != SETTINGS[key].default}
+
+
+def refuse_protected(mapping: Mapping[str, Any]) -> None:
+    """For what comes over HTTP: paths and security cannot be set there."""
+    for key, value in mapping.items():
+        info = SETTINGS.get(key)
+        if info is not None and (info.path or info.security):
+            reason = "can only be changed in config.json or at the start, not over HTTP"
+            raise SettingError(key, value, reason, protected=True)
+
+
+def _setting_error(detail: ErrorDetails) -> SettingError:
+    key = str(detail["loc"][0]) if detail["loc"] else "?"
+    info, value = SETTINGS[key], detail["input"]
+    limits = {
+        (True, True): f"from {_number(info.minimum)} to {_number(info.maximum)}",
+        (True, False): f"at least {_number(info.minimum)}",
+        (False, True): f"at most {_number(info.maximum)}",
+        (False, False): "",
+    }[info.minimum is not None, info.maximum is not None]
+    if info.choices:
+        wanted = ("a list of " if info.type == "list" else "one of ") + ", ".join(info.choices)
+    else:
+        wanted = _KINDS[info.type] + (f" {limits}" if limits else "")
+    near = get_close_matches(value, info.choices or (), n=1) if isinstance(value, str) else []
+    return SettingError(key, value, f"must be {wanted}, got {_shown(value)}", near[0] if near else None)
+
+
+_KINDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "list": "a list of text",
+}
+
+
+def _number(value: float | None) -> str:
+    return f"{value:g}" if value is not None else ""
+
+
+def _shown(value: object) -> str:
+    text = ascii(value) if isinstance(value, str | bool | float | None) else type(value).__name__
+    if isinstance(value, int) and not isinstance(value, bool):
+        text = str(value) if abs(value) < 10**18 else "a huge number"
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _infos() -> dict[str, SettingInfo]:
+    owners = {key: section for section in SECTIONS for key in section.__annotations__}
+    infos = {}
+    for key, field in Settings.model_fields.items():
+        extra: Any = field.json_schema_extra
+        bounds = {type(limit).__name__: limit for limit in field.metadata}
+        kind, choices = _type_and_choices(field.annotation)
+        infos[key] = SettingInfo(
+            key=key,
+            section=owners[key].key,
+            section_title=owners[key].title,
+            type=kind,
+            default=field.default,
+            help=field.description or "",
+            minimum=getattr(bounds.get("Ge"), "ge", None),
+            maximum=getattr(bounds.get("Le"), "le", None),
+            choices=choices,
+            **extra,
+        )
+    return infos
+
+
+def _type_and_choices(annotation: Any) -> tuple[Any, tuple[str, ...] | None]:
+    if get_origin(annotation) is Literal:
+        return "str", get_args(annotation)
+    if get_origin(annotation) is list:
+        return "list", _type_and_choices(get_args(annotation)[0])[1]
+    return ("str" if annotation == str | None else annotation.__name__), None
+
+
+SECTIONS: tuple[type[Section], ...] = tuple(base for base in Settings.__bases__ if issubclass(base, Section))
+SETTINGS: dict[str, SettingInfo] = _infos()
+INFOTEXT_SETTINGS: dict[str, str] = {info.infotext: key for key, info in SETTINGS.items() if info.infotext}
