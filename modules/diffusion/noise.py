@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
 Source = Literal["CPU", "GPU", "NV"]
 Stream = Callable[[tuple[int, ...]], Tensor]  # shape -> standard normal numbers, new ones at every call
@@ -85,17 +86,12 @@ def stream(seed: int, source: Source, device: torch.device | str = "cpu") -> Str
 def slerp(low: Tensor, high: Tensor, val: float) -> Tensor:
     """Between two noises of equal shape (C, H, W), each column of each channel on its own great circle; nearly parallel
     ones are mixed in a straight line."""
-    dot = (unit(low) * unit(high)).sum(1)
+    dot = (normalize(low, dim=1) * normalize(high, dim=1)).sum(1)
     if dot.mean() > 0.9995:
         return low * (1 - val) + high * val
     omega = dot.acos()
     weight_low, weight_high = ((1 - val) * omega).sin() / omega.sin(), (val * omega).sin() / omega.sin()
     return weight_low.unsqueeze(1) * low + weight_high.unsqueeze(1) * high
-
-
-def unit(noise: Tensor) -> Tensor:
-    """Each column of each channel at length 1."""
-    return noise / torch.linalg.vector_norm(noise, dim=1, keepdim=True)
 
 
 def paste(noise: Tensor, onto: Tensor) -> Tensor:
