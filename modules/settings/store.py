@@ -4,13 +4,13 @@ not ours stay in the file. Knows nothing of what a setting does."""
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.settings.files import write_whole
 from modules.settings.schema import SETTINGS, SettingError, Settings
 
 log = logging.getLogger(__name__)
@@ -85,27 +85,14 @@ class SettingsStore:
 
 
 def write_config(path: Path, data: Mapping[str, Any]) -> None:
-    """Old or new, never torn: temporary file, fsync, rename, fsync of the folder."""
-    text = json.dumps(data, indent=4) + "\n"
-    temporary = None
+    """Old or new, never torn."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, _mode_for(path))
-        os.replace(temporary, path)
-        temporary = None
-        _sync_folder(path.parent)
+        write_whole(path, (json.dumps(data, indent=4) + "\n").encode("ascii"))
     except OSError as error:
         raise SettingsStoreError(
             f"the settings could not be saved to {path}: {error.strerror or error}; check the disk and its permissions"
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[str | None, str | None]:
@@ -181,25 +168,3 @@ def _valid_settings(data: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
             except SettingError as error:
                 wrong[key] = str(error)
     return settings, wrong
-
-
-def _mode_for(path: Path) -> int:
-    """A config.json keeps its permissions; a new one gets what the umask leaves."""
-    try:
-        return path.stat().st_mode & 0o777
-    except FileNotFoundError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return 0o666 & ~umask
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open folders; its rename is durable enough
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:  # some network and FUSE file systems cannot; the file itself is synced
-        log.debug("no fsync of %s: %s", folder, error)
-    finally:
-        os.close(handle)
