@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked before any library touches the file: a hostile or broken file is refused here,
+"""The header of a safetensors file, checked before any library touches the file: a hostile or broken one is refused here,
 in milliseconds, with a sentence that says what it really is. Reads the header only, never a weight."""
 
 import json
@@ -147,7 +147,7 @@ def _not_safetensors(start: bytes, size: int, length: int) -> str:
         return f"this file has only {size} bytes: the download failed; download it again"
     if length > MAX_HEADER_BYTES:
         limit = MAX_HEADER_BYTES >> 20
-        return f"corrupt header: it claims {length} bytes, the limit is {limit} MiB; not a safetensors file, or a damaged one"
+        return f"corrupt header: it claims {length} bytes, the limit is {limit} MiB; damaged, or no safetensors file"
     return f"incomplete: the header alone needs {length} bytes, the file has {size}; download it again"
 
 

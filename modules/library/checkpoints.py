@@ -1,0 +1,275 @@
+"""Which checkpoints exist, and which one a text means. Knows files, headers and hashes; nothing of what is inside."""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from modules.library.cache import FileCache, FileFacts
+from modules.library.hashes import Fingerprint, legacy_hash, sha256_of
+from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, read_header, sniff
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".safetensors", ".ckpt")
+UNSUPPORTED = (".gguf", ".pt", ".pth", ".bin", ".onnx", ".pkl", ".npz")
+PICKLED = "not supported yet: convert it to safetensors"
+MAX_DEPTH = 32  # folders
+CHECK_BUDGET_S = 1.5  # for reading headers of new files in one refresh; the rest is looked at briefly
+
+
+class UnknownCheckpoint(LookupError):
+    """No checkpoint, or more than one, goes by this text. `nearest` are titles that may be meant."""
+
+    def __init__(self, text: str, nearest: Sequence[str], why: str = ""):
+        self.text, self.nearest = text, tuple(nearest)
+        hint = f"; nearest: {', '.join(self.nearest)}" if self.nearest else "; there is none at all"
+        super().__init__((why or f"there is no checkpoint {printable(text[:200])!r}") + hint)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    name: str  # "folder/x.safetensors", always printable
+    fingerprint: Fingerprint
+    sha256: str | None = None  # where it is known
+    config: Path | None = None  # the .yaml beside it
+    problem: str | None = None  # why it cannot be used
+
+    @property
+    def model_name(self) -> str:
+        """ "x": what the infotext says."""
+        return os.path.splitext(self.name.rsplit("/", 1)[-1])[0]
+
+    @property
+    def flat_name(self) -> str:
+        """ "folder_x": what A1111's API calls model_name."""
+        return os.path.splitext(self.name.replace("/", "_"))[0]
+
+    @property
+    def shorthash(self) -> str | None:
+        return self.sha256[:10] if self.sha256 else None
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} [{self.shorthash}]" if self.sha256 else self.name
+
+    @property
+    def short_title(self) -> str:
+        return f"{self.model_name} [{self.shorthash}]" if self.sha256 else self.model_name
+
+    @property
+    def size(self) -> int:
+        return self.fingerprint.size
+
+    @property
+    def mtime_ns(self) -> int:
+        return self.fingerprint.mtime_ns
+
+
+class CheckpointLibrary:
+    """The checkpoints of some folders, the first folder first. Thread-safe."""
+
+    def __init__(self, folders: Sequence[Path], cache: Path):
+        self.folders = tuple(dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders))
+        self._cache = FileCache(cache)
+        self._lock = threading.Lock()
+        self._hashing = threading.Lock()
+        self._found: tuple[Checkpoint, ...] | None = None
+
+    def list(self) -> tuple[Checkpoint, ...]:
+        """All of them, broken ones with their problem; scans at the first call only."""
+        return self._found if self._found is not None else self.refresh()
+
+    def refresh(self) -> tuple[Checkpoint, ...]:
+        with self._lock:
+            self._found = self._scan()
+            return self._found
+
+    def usable(self) -> tuple[Checkpoint, ...]:
+        return tuple(checkpoint for checkpoint in self.list() if checkpoint.problem is None)
+
+    def find(self, text: str) -> Checkpoint:
+        """By title, name or hash (10 characters, whole, or 8 from 2022) in any case; else by a part of one title only. A
+        title whose hash is out of date still finds its name. Raises UnknownCheckpoint, or ModelFileError for a broken one."""
+        wanted = text.strip().casefold()
+        found = _exact(self.list(), wanted) if wanted else ()
+        found = found or self._by_legacy_hash(wanted) or _partial(self.usable(), wanted)
+        if len(found) == 1:
+            if found[0].problem:
+                raise ModelFileError(found[0].path, found[0].problem)
+            return found[0]
+        if found:
+            titles = [checkpoint.title for checkpoint in found[:5]]
+            raise UnknownCheckpoint(text, titles, f"{len(found)} checkpoints go by {printable(text[:200])!r}")
+        raise UnknownCheckpoint(text, self._nearest(wanted))
+
+    def hashed(self, checkpoint: Checkpoint, watch: Callable[[int, int], None] | None = None) -> Checkpoint:
+        """With its sha256, read from the file if it is not known (a second or two per GB) or the file has changed."""
+        with self._hashing:
+            try:
+                now = Fingerprint.of(checkpoint.path.stat())
+            except OSError as error:
+                raise ModelFileError(checkpoint.path, f"is not there any more ({error.strerror or error})") from None
+            known = self._cache.get(checkpoint.path, now)
+            sha256 = known.sha256 if known else None
+            if sha256 is None:
+                sha256 = sha256_of(checkpoint.path, watch)
+                facts = replace(known, sha256=sha256) if known else FileFacts(now, sha256)
+                self._cache.put([(checkpoint.path, facts)])
+        with self._lock:
+            result = replace(checkpoint, fingerprint=now, sha256=sha256)
+            if self._found is not None:
+                self._found = tuple(result if c.path == result.path else c for c in self._found)
+            return result
+
+    def _scan(self) -> tuple[Checkpoint, ...]:
+        found: dict[str, Checkpoint] = {}
+        news: list[tuple[Path, FileFacts]] = []
+        deadline = time.monotonic() + CHECK_BUDGET_S
+        for folder in self.folders:
+            for path, config in _model_files(folder):
+                name = printable(path.relative_to(folder).as_posix())
+                if name in found:
+                    continue  # an earlier folder has one of this name
+                found[name] = self._look_at(path, name, config, deadline, news)
+        self._cache.put(news)
+        return tuple(sorted(found.values(), key=lambda checkpoint: _natural(checkpoint.name)))
+
+    def _look_at(
+        self, path: Path, name: str, config: Path | None, deadline: float, news: list[tuple[Path, FileFacts]]
+    ) -> Checkpoint:
+        try:
+            fingerprint = Fingerprint.of(path.stat())
+        except OSError as error:
+            reason = "a link that leads nowhere" if path.is_symlink() else f"cannot be read: {error.strerror or error}"
+            return Checkpoint(path, name, Fingerprint(0, 0, 0), problem=reason)
+        facts = self._cache.get(path, fingerprint)
+        if facts is None or not facts.checked:
+            whole = time.monotonic() < deadline
+            problem = _problem(path, whole)
+            facts = FileFacts(fingerprint, facts.sha256 if facts else None, whole, problem)
+            if whole and problem != _UNREADABLE:
+                news.append((path, facts))
+        return Checkpoint(path, name, fingerprint, facts.sha256, config, facts.problem)
+
+    def _by_legacy_hash(self, wanted: str) -> tuple[Checkpoint, ...]:
+        if not re.fullmatch(r"[0-9a-f]{8}", wanted):
+            return ()
+        found = []
+        for checkpoint in self.usable():
+            try:
+                if legacy_hash(checkpoint.path) == wanted:
+                    found.append(checkpoint)
+            except (ModelFileError, OSError) as error:
+                log.warning("no hash of %s: %s", checkpoint.name, error)
+        return tuple(found)
+
+    def _nearest(self, wanted: str) -> Sequence[str]:
+        titles = {checkpoint.title.casefold(): checkpoint.title for checkpoint in self.usable()}
+        near = get_close_matches(wanted[:200], list(titles)[:2000], n=3, cutoff=0.3)
+        return [titles[title] for title in near] or list(titles.values())[:3]
+
+
+_UNREADABLE = "cannot be read: Permission denied"
+
+
+def _model_files(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Every file that looks like a model, with the .yaml beside it. Links are followed, but no folder is entered twice
+    and nothing outside of the folder is, unless it was linked there."""
+    seen: set[tuple[int, int]] = set()
+    stack = [(folder, 0)]
+    while stack:
+        here, depth = stack.pop()
+        try:
+            status = here.stat()
+            if (status.st_dev, status.st_ino) in seen or depth > MAX_DEPTH:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(here) as entries:
+                listed = list(entries)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.warning("the folder %s cannot be listed: %s", printable(str(here)), error.strerror or error)
+            continue
+        configs = {entry.name for entry in listed if entry.name.endswith(".yaml")}
+        for entry in listed:
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.rstrip().lower() in SUFFIXES + UNSUPPORTED:
+                config = here / f"{stem}.yaml" if f"{stem}.yaml" in configs else None
+                yield here / entry.name, config
+            elif _is_folder(entry):
+                stack.append((here / entry.name, depth + 1))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into a loop
+        return False
+
+
+def _problem(path: Path, whole: bool) -> str | None:
+    suffix = path.suffix.rstrip().lower()
+    try:
+        if suffix == ".safetensors" and whole:
+            read_header(path)
+            return None
+        with os.fdopen(open_regular(path), "rb") as file:
+            start = file.read(256)
+            size = os.fstat(file.fileno()).st_size
+    except ModelFileError as error:
+        return error.reason
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if suffix == ".ckpt":
+        return "broken: empty" if not start else PICKLED
+    if suffix in UNSUPPORTED:
+        return f"not supported: {suffix} files; get the safetensors version"
+    if not start:
+        return "this file is empty: the download failed; download it again"
+    length = int.from_bytes(start[:8], "little")
+    sound = 8 + length <= size and length <= MAX_HEADER_BYTES and start[8:9] == b"{"
+    return None if sound else sniff(start) or "corrupt header"
+
+
+def _exact(checkpoints: Sequence[Checkpoint], wanted: str) -> tuple[Checkpoint, ...]:
+    """The first kind of name that any checkpoint has exactly; usable ones before broken ones."""
+    kinds: tuple[Callable[[Checkpoint], str | None], ...] = (
+        lambda c: c.title,
+        lambda c: c.name,
+        lambda c: c.short_title,
+        lambda c: c.sha256,
+        lambda c: c.shorthash,
+        lambda c: c.model_name,
+        lambda c: c.flat_name,
+        lambda c: c.name.rsplit("/", 1)[-1],
+    )
+    for kind in kinds:
+        found = [c for c in checkpoints if (kind(c) or "").casefold() == wanted]
+        usable = tuple(c for c in found if c.problem is None)
+        if found:
+            return usable or tuple(found[:1])
+    return ()
+
+
+def _partial(checkpoints: Sequence[Checkpoint], wanted: str) -> tuple[Checkpoint, ...]:
+    without_hash = re.sub(r"\s*\[[0-9a-f]{1,64}\]\s*$", "", wanted)
+    if without_hash != wanted and (found := _exact(checkpoints, without_hash)):
+        return found
+    for part in (wanted, without_hash):
+        if part and (found := tuple(c for c in checkpoints if part in c.title.casefold())):
+            return found
+    return ()
+
+
+def _natural(name: str) -> tuple[str | int, ...]:
+    """Order as people count: v2 before v10."""
+    pieces = re.split(r"(\d{1,18})", name.casefold())
+    return tuple(int(piece) if number % 2 else piece for number, piece in enumerate(pieces))
