@@ -67,9 +67,22 @@ def host_of(flags: argparse.Namespace) -> str:
     return str(flags.server_name or ("0.0.0.0" if flags.listen else "127.0.0.1"))
 
 
+# argparse's words, said to someone who does not program
+_PLAINER = {
+    "expected one argument": "it needs a value after it",
+    "expected at least one argument": "it needs at least one value after it",
+    "ignored explicit argument": "it takes no value, got",
+    "invalid choice": "there is no choice",
+    "(choose from": "(there are",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise FlagError(message.removeprefix("argument "))
+        plain = message.removeprefix("argument ")
+        for theirs, ours in _PLAINER.items():
+            plain = plain.replace(theirs, ours)
+        raise FlagError(plain)
 
 
 def _parser(only_given: bool = False) -> argparse.ArgumentParser:
@@ -216,7 +229,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--clip-models-path", "folder of CLIP for captions", "path", note=_EXTRAS),
         Flag("--deepdanbooru", "captions by DeepDanbooru", note=_EXTRAS),
         Flag("--no-hashing", "do not hash checkpoints"),
-        Flag("--filenames-max-length", "longest file name", "whole", 128, note="it follows the file system's own limit"),
+        Flag("--filenames-max-length", "longest file name", "whole", 128, note="the file system sets the limit"),
         Flag("--unix-filenames-sanitization", "allow what Windows forbids in names", note="names stay portable"),
     ),
     "How it computes": (
@@ -276,7 +289,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--no-gradio-queue", "not Gradio's queue", note=_QUEUE),
         Flag("--allow-code", "run Python from the page", note="code from the page never runs"),
         Flag("--disable-safe-unpickle", "load any pickle", note=_PICKLES),
-        Flag("--enable-insecure-extension-access", "install extensions from outside", note="never from another machine"),
+        Flag("--enable-insecure-extension-access", "extensions from outside", note="never from another machine"),
         Flag("--disable-all-extensions", "start without extensions", note="extensions are not built in yet"),
         Flag("--disable-extra-extensions", "without the user's extensions", note="extensions are not built in yet"),
     ),
