@@ -20,6 +20,7 @@ SUFFIXES = (".safetensors", ".ckpt")
 UNSUPPORTED = (".gguf", ".pt", ".pth", ".bin", ".onnx", ".pkl", ".npz")
 PICKLED = "not supported yet: convert it to safetensors"
 MAX_DEPTH = 32  # folders
+_News = list[tuple[Path, FileFacts]]
 CHECK_BUDGET_S = 1.5  # for reading headers of new files in one refresh; the rest is looked at briefly
 
 
@@ -95,8 +96,8 @@ class CheckpointLibrary:
         return tuple(checkpoint for checkpoint in self.list() if checkpoint.problem is None)
 
     def find(self, text: str) -> Checkpoint:
-        """By title, name or hash (10 characters, whole, or 8 from 2022) in any case; else by a part of one title only. A
-        title whose hash is out of date still finds its name. Raises UnknownCheckpoint, or ModelFileError for a broken one."""
+        """By title, name or hash (10 characters, whole, or 8 from 2022) in any case; else by a part of one title only.
+        A title with an outdated hash still finds its name. Raises UnknownCheckpoint, or ModelFileError for a broken one."""
         wanted = text.strip().casefold()
         found = _exact(self.list(), wanted) if wanted else ()
         found = found or self._by_legacy_hash(wanted) or _partial(self.usable(), wanted)
@@ -130,7 +131,7 @@ class CheckpointLibrary:
 
     def _scan(self) -> tuple[Checkpoint, ...]:
         found: dict[str, Checkpoint] = {}
-        news: list[tuple[Path, FileFacts]] = []
+        news: _News = []
         deadline = time.monotonic() + CHECK_BUDGET_S
         for folder in self.folders:
             for path, config in _model_files(folder):
@@ -141,9 +142,7 @@ class CheckpointLibrary:
         self._cache.put(news)
         return tuple(sorted(found.values(), key=lambda checkpoint: _natural(checkpoint.name)))
 
-    def _look_at(
-        self, path: Path, name: str, config: Path | None, deadline: float, news: list[tuple[Path, FileFacts]]
-    ) -> Checkpoint:
+    def _look_at(self, path: Path, name: str, config: Path | None, deadline: float, news: _News) -> Checkpoint:
         try:
             fingerprint = Fingerprint.of(path.stat())
         except OSError as error:

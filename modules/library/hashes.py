@@ -25,7 +25,7 @@ class Fingerprint:
 
 
 def sha256_of(path: Path, watch: Callable[[int, int], None] | None = None) -> str:
-    """`watch(done, total)` is called with bytes now and then, and may raise to stop. Refuses a file that changes meanwhile."""
+    """`watch(done, total)` is called with bytes now and then, and may raise to stop. A file that changes is refused."""
     handle = open_regular(path)
     with os.fdopen(handle, "rb", buffering=0) as file:
         before = Fingerprint.of(os.fstat(handle))
@@ -45,7 +45,7 @@ def sha256_of(path: Path, watch: Callable[[int, int], None] | None = None) -> st
 
 
 def legacy_hash(path: Path) -> str:
-    """The 8 characters that pictures of 2022 carry: they look at 64 KiB from the second MiB on, so files may share it."""
+    """The 8 characters that pictures of 2022 carry: of 64 KiB from the second MiB on, so files may share it."""
     handle = open_regular(path)
     with os.fdopen(handle, "rb") as file:
         file.seek(0x100000)

@@ -1,5 +1,5 @@
-"""The header of a safetensors file, checked before any library touches the file: a hostile or broken one is refused here,
-in milliseconds, with a sentence that says what it really is. Reads the header only, never a weight."""
+"""The header of a safetensors file, checked before any library touches the file: a hostile or broken one is refused
+here, in milliseconds, with a sentence that says what it really is. Reads the header only, never a weight."""
 
 import json
 import os
