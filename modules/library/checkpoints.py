@@ -97,7 +97,8 @@ class CheckpointLibrary:
 
     def find(self, text: str) -> Checkpoint:
         """By title, name or hash (10 characters, whole, or 8 from 2022) in any case; else by a part of one title only.
-        A title with an outdated hash still finds its name. Raises UnknownCheckpoint, or ModelFileError for a broken one."""
+        Of a title whose hash and name disagree, the hash counts, else the name. Raises UnknownCheckpoint, or
+        ModelFileError for a broken one."""
         wanted = text.strip().casefold()
         found = _exact(self.list(), wanted) if wanted else ()
         found = found or self._by_legacy_hash(wanted) or _partial(self.usable(), wanted)
@@ -259,13 +260,11 @@ def _exact(checkpoints: Sequence[Checkpoint], wanted: str) -> tuple[Checkpoint, 
 
 
 def _partial(checkpoints: Sequence[Checkpoint], wanted: str) -> tuple[Checkpoint, ...]:
-    without_hash = re.sub(r"\s*\[[0-9a-f]{1,64}\]\s*$", "", wanted)
-    if without_hash != wanted and (found := _exact(checkpoints, without_hash)):
+    titled = re.fullmatch(r"(.*?)\s*\[([0-9a-f]{1,64})\]", wanted, re.DOTALL)
+    name = titled[1] if titled else wanted
+    if titled and (found := _exact(checkpoints, titled[2]) or _exact(checkpoints, name)):
         return found
-    for part in (wanted, without_hash):
-        if part and (found := tuple(c for c in checkpoints if part in c.title.casefold())):
-            return found
-    return ()
+    return tuple(c for c in checkpoints if name in c.title.casefold()) if name else ()
 
 
 def _natural(name: str) -> tuple[str | int, ...]:
