@@ -165,7 +165,6 @@ _ATTENTION = "attention is torch's own fast one, always; there is nothing to cho
 _DOWNLOADS = "nothing is ever downloaded unasked"
 _PICKLES = "code inside model files never runs, and no flag changes that"
 _TUNNEL = "no tunnel is opened; use --listen behind a tunnel or proxy of yours"
-_LOCKED = "not built yet; until then every visitor needs the link with the token that is printed at start"
 _EXTRAS = "that model is not built in yet"
 _NETWORKS = "extra networks are not built in yet"
 _CONSOLE = "the console shows no progress bars; the page has one"
@@ -174,7 +173,7 @@ _QUEUE = "every request goes through the durable queue"
 
 GROUPS: dict[str, tuple[Flag, ...]] = {
     "Where it listens": (
-        Flag("--listen", "answer the whole network, not only this machine; visitors need the printed token"),
+        Flag("--listen", "answer the whole network; without --gradio-auth visitors need the printed link"),
         Flag("--port", f"the port; without it {DEFAULT_PORT} or the next free one", "port"),
         Flag("--server-name", "the address to listen on, e.g. 192.168.1.5 or ::1", "text"),
         Flag("--tls-keyfile", "private key (PEM); with --tls-certfile the page is served over https", "path"),
@@ -183,9 +182,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--timeout-keep-alive", "seconds that an idle connection stays open", "whole", 30),
         Flag("--api", "serve the HTTP API", note="the HTTP API is always on"),
         Flag("--nowebui", "serve the HTTP API only, no page"),
-        Flag("--gradio-auth", "user:password,… for the page", "text", note=_LOCKED),
-        Flag("--gradio-auth-path", "a file of such pairs", "path", note=_LOCKED),
-        Flag("--api-auth", "user:password,… for the API", "text", note=_LOCKED),
+        Flag("--gradio-auth", "user:password,user2:password2 – who may come in", "text"),
+        Flag("--gradio-auth-path", "a file of such pairs", "path"),
+        Flag("--api-auth", "more such pairs; they open page and API alike", "text"),
         Flag("--api-log", "log every API request"),
         Flag("--cors-allow-origins", "origins that may call the API", "text", note="other sites are refused for now"),
         Flag("--cors-allow-origins-regex", "the same as a pattern", "text", note="other sites are refused for now"),

@@ -1,4 +1,4 @@
-"""The port: opening it, the address that a browser reaches it by, and who may be let in. Standard library only."""
+"""The port: opening it, the address that a browser reaches it by, and who may come in. Standard library only."""
 
 import contextlib
 import errno
@@ -11,7 +11,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from modules.runtime.flags import DEFAULT_PORT, host_of
+from modules.runtime.flags import DEFAULT_PORT, FlagError, host_of
+from modules.runtime.paths import absolute
 
 PORTS_TO_TRY = 100
 TOKEN_VARIABLE = "EASEL_TOKEN"
@@ -53,11 +54,30 @@ def is_exposed(host: str) -> bool:
 
 
 def token_from(flags: Namespace, environ: Mapping[str, str]) -> str | None:
-    """The secret of the printed link: 256 bits, needed beyond this machine, and wherever a password was asked for."""
-    asked = flags.gradio_auth or flags.gradio_auth_path or flags.api_auth
-    if not asked and not is_exposed(host_of(flags)):
-        return None
-    return environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(32)
+    """The secret of the printed link, 256 bits: needed where other machines can reach us and no password was set."""
+    if environ.get(TOKEN_VARIABLE):
+        return environ[TOKEN_VARIABLE]
+    return secrets.token_urlsafe(32) if is_exposed(host_of(flags)) and not passwords_from(flags) else None
+
+
+def passwords_from(flags: Namespace) -> dict[str, str]:
+    """User to password, from `--gradio-auth`, its file and `--api-auth`. Raises `FlagError`."""
+    given = [("--gradio-auth", flags.gradio_auth or ""), ("--api-auth", flags.api_auth or "")]
+    if flags.gradio_auth_path:
+        try:
+            given.append(("--gradio-auth-path", absolute(flags.gradio_auth_path).read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise FlagError(f"--gradio-auth-path: {flags.gradio_auth_path} cannot be read: {error}") from error
+    passwords: dict[str, str] = {}
+    for flag, text in given:
+        for pair in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
+            user, colon, password = pair.partition(":")
+            if not user or not colon or not password:
+                raise FlagError(f"{flag}: it needs user:password, or several of them with commas between")
+            passwords[user] = password
+    if not passwords and any(text for _, text in given):
+        raise FlagError(f"{given[-1][0]}: no user:password was found in it")
+    return passwords
 
 
 def address_of(listener: socket.socket, flags: Namespace) -> str:

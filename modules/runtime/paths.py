@@ -39,13 +39,14 @@ def paths_from(flags: Namespace, root: Path = ROOT) -> Paths:
     cache = data_dir / "data" / "cache"
     _make(cache, "--data-dir" if flags.data_dir else "the data folder")
     _try_to_write(cache.parent, "--data-dir" if flags.data_dir else "the data folder")
+    config = _file("--ui-settings-file", flags.ui_settings_file) if flags.ui_settings_file else None
     return Paths(
         root=root,
         data_dir=data_dir,
         models_dir=models_dir,
         database=data_dir / "data" / "easel.db",
         cache=cache,
-        config=_file("--ui-settings-file", flags.ui_settings_file or str(data_dir / "config.json")),
+        config=config or data_dir / "config.json",
     )
 
 
