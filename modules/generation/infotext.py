@@ -93,8 +93,8 @@ def generation_fields(
 
 
 def parse(text: str) -> dict[str, Value]:
-    """A1111's keys. What a text leaves out is filled in as A1111 does, so that the result says how the picture was made.
-    Any text parses, in linear time."""
+    """A1111's keys. What a text leaves out is filled in as A1111 does, so that the result says how the picture was
+    made. Any text parses, in linear time."""
     *lines, last = text[:MAX_INFOTEXT].strip().split("\n")
     pairs = list(_pairs(last))
     if len(pairs) < 3:  # no parameters: the last line belongs to the prompt
@@ -218,8 +218,8 @@ def _options_of_old_versions(found: Mapping[str, Value]) -> dict[str, Value]:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a GenerationRequest can be made of. `fields` are its keyword arguments, not yet validated (overrides are);
-    `unmapped` are the infotext's fields that have no effect here, as "name: value", with a reason where there is one."""
+    """What a GenerationRequest can be made of. `fields` are its keyword arguments, of which only the overrides are
+    validated; `unmapped` are the infotext's fields without effect here: "name: value", and a reason if there is one."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     unmapped: tuple[str, ...] = ()
