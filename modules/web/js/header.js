@@ -1,0 +1,67 @@
+// The header: what the model manager does, how long the queue is, dark or light, and the language.
+
+import { ask, on } from "./client.js";
+import { language, onLanguage, say, setLanguage } from "./locale.js";
+import { remind } from "./problems.js";
+import { unfinished } from "./runs.js";
+
+const THEME = "easel.theme";
+const system = matchMedia("(prefers-color-scheme: dark)");
+let model = { state: "starting", text: "" };
+let waiting = 0; // jobs of everyone
+let timer = 0;
+
+export function showHeader() {
+  document.getElementById("easel_theme").onclick = flipTheme;
+  document.getElementById("easel_language").onclick = () => setLanguage(language === "zh" ? "en" : "zh");
+  on("model", (event) => ((model = event), draw()));
+  on("changed", countSoon);
+  on("open", countSoon);
+  onLanguage(draw);
+  system.addEventListener("change", applyTheme);
+  new MutationObserver(applyTheme).observe(document.body, { attributeFilter: ["class"] }); // Gradio has ideas of its own
+  applyTheme();
+  draw();
+}
+
+function draw() {
+  const state = document.getElementById("easel_model");
+  state.dataset.state = model.state;
+  state.querySelector(".words").textContent = model.text || say(`model.${model.state}`);
+  state.title = state.querySelector(".words").textContent;
+  const queue = document.getElementById("easel_queue");
+  const length = Math.max(waiting, unfinished().length);
+  queue.hidden = length === 0;
+  queue.textContent = say("queue", { n: length });
+}
+
+function countSoon() {
+  draw();
+  clearTimeout(timer);
+  timer = setTimeout(count, 250);
+}
+
+async function count() {
+  const answer = await ask("api/v1/status").catch(() => null);
+  if (!answer?.ok) return;
+  const status = await answer.json();
+  waiting = status.waiting + (status.running ? 1 : 0);
+  model = status.model;
+  for (const problem of status.problems) remind(problem);
+  draw();
+}
+
+const wanted = () => localStorage.getItem(THEME) ?? "system";
+const isDark = () => (wanted() === "system" ? system.matches : wanted() === "dark");
+
+function flipTheme() {
+  const dark = !isDark();
+  localStorage.setItem(THEME, dark === system.matches ? "system" : dark ? "dark" : "light");
+  applyTheme();
+}
+
+function applyTheme() {
+  const dark = isDark();
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  if (document.body.classList.contains("dark") !== dark) document.body.classList.toggle("dark", dark);
+}

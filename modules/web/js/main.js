@@ -1,0 +1,57 @@
+// Starts the page's script: fills Gradio's empty slots with our templates as they appear, and binds each part once.
+
+import { connect } from "./client.js";
+import { box, restore, save } from "./fields.js";
+import { showHeader } from "./header.js";
+import { bindKeys } from "./keys.js";
+import { startTranslating } from "./locale.js";
+import { bindParameters } from "./parameters.js";
+import { bindDrop } from "./png_info.js";
+import { showProblems } from "./problems.js";
+import { showProgress } from "./progress.js";
+import { bindPrompts } from "./prompt.js";
+import { follow } from "./runs.js";
+import { bindGenerate } from "./submit.js";
+import { showViewer } from "./viewer.js";
+import { act } from "./runs.js";
+
+const AFTER = { "png-info": bindDrop }; // slots of tabs that are built when they are opened
+let started = false;
+
+function look() {
+  for (const slot of document.querySelectorAll(".slot:not([data-filled])")) fill(slot);
+  const ready = box("prompt") && document.getElementById("txt2img_gallery") && document.getElementById("txt2img_reply");
+  if (ready && !started) start();
+}
+
+function fill(slot) {
+  const name = [...slot.classList].find((one) => one.startsWith("slot-")).slice(5);
+  slot.dataset.filled = name;
+  slot.append(document.getElementById(`template-${name}`).content.cloneNode(true));
+  AFTER[name]?.();
+}
+
+function start() {
+  started = true;
+  document.getElementById("easel_skeleton").remove();
+  startTranslating();
+  follow();
+  showHeader();
+  showViewer();
+  showProgress();
+  showProblems();
+  bindGenerate();
+  bindPrompts();
+  bindParameters();
+  bindKeys();
+  document.getElementById("txt2img_interrupt").addEventListener("click", () => act("interrupt"));
+  document.getElementById("txt2img_skip").addEventListener("click", () => act("skip"));
+  addEventListener("pagehide", save);
+  restore();
+  connect();
+  if (matchMedia("(pointer: fine)").matches && document.activeElement === document.body) box("prompt").focus({ preventScroll: true });
+  document.documentElement.dataset.ready = "true";
+}
+
+new MutationObserver(look).observe(document.querySelector("gradio-app"), { childList: true, subtree: true });
+look();

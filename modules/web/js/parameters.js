@@ -1,0 +1,54 @@
+// The smaller controls of the form: swap and aspect, seed buttons, and wheel and double click on sliders.
+
+import { box, defaultOf, nameOf, number, put, set } from "./fields.js";
+import { shownPicture } from "./viewer.js";
+
+const LIMITS = [64, 2048];
+
+export function bindParameters() {
+  press("txt2img_res_switch_btn", () => setSize(number("height"), number("width")));
+  press("txt2img_random_seed", () => set("seed", -1));
+  press("txt2img_reuse_seed", () => shownPicture() && set("seed", shownPicture().seed));
+  document.getElementById("txt2img_aspects").addEventListener("click", (event) => {
+    const ratio = event.target.dataset?.ratio;
+    if (ratio) applyRatio(...ratio.split(":").map(Number));
+  });
+  const form = document.getElementById("txt2img_settings");
+  form.addEventListener("wheel", turn, { passive: false });
+  form.addEventListener("dblclick", reset);
+}
+
+function press(id, action) {
+  document.getElementById(id).addEventListener("click", action);
+}
+
+function setSize(width, height) {
+  set("width", width);
+  set("height", height);
+}
+
+// Keeps the number of pixels near the present one, on multiples of 8; a second click on the same ratio turns it upright.
+function applyRatio(across, down) {
+  const area = number("width") * number("height");
+  const side = (length) => Math.min(LIMITS[1], Math.max(LIMITS[0], Math.round(length / 8) * 8));
+  const [width, height] = [side(Math.sqrt((area * across) / down)), side(Math.sqrt((area * down) / across))];
+  const again = number("width") === width && number("height") === height;
+  setSize(again ? height : width, again ? width : height);
+}
+
+// The wheel turns a control only when it has the focus: scrolling the form must not change it.
+function turn(event) {
+  const input = event.target.closest('input[type="number"], input[type="range"]');
+  if (!input || document.activeElement !== input) return;
+  event.preventDefault();
+  if (event.deltaY < 0) input.stepUp();
+  else input.stepDown();
+  put(input, input.value);
+}
+
+function reset(event) {
+  if (event.target.matches('input[type="number"]')) return; // there it selects the number
+  const name = event.target.closest(".block") && nameOf(event.target);
+  const value = name && defaultOf(name);
+  if (value !== undefined) put(box(name), value);
+}

@@ -1,0 +1,122 @@
+// The two prompt boxes: token counters, weights with Ctrl+↑/↓, and the words that a small checkpoint was taught.
+
+import { ask, on } from "./client.js";
+import { box, put, type, value } from "./fields.js";
+import { checkpointOf, onLanguage, say, translate } from "./locale.js";
+import { weigh } from "./weigh.js";
+
+const PAUSE_MS = 150;
+
+export function bindPrompts() {
+  equip("prompt", "txt2img_token_counter");
+  equip("negative_prompt", "txt2img_negative_token_counter");
+  document.getElementById("txt2img_clear_prompt").addEventListener("click", () => replaceAll(box("prompt"), ""));
+}
+
+function equip(name, id) {
+  const block = box(name).closest(".block");
+  const tools = document.createElement("div");
+  tools.className = "prompt-tools";
+  tools.append(document.getElementById("template-prompt-tools").content.cloneNode(true));
+  block.append(tools);
+  translate(tools);
+  const counter = tools.querySelector(".counter");
+  counter.id = id;
+  count(box(name), counter);
+  const words = tools.querySelector("button");
+  if (name === "prompt") offerWords(words);
+  else words.remove();
+}
+
+function count(area, counter) {
+  let timer = 0;
+  let asking = null;
+  const ask_now = async () => {
+    asking?.abort();
+    asking = new AbortController();
+    const answer = await ask("api/v1/tokens", { text: area.value }, asking.signal).catch(() => null);
+    if (!answer?.ok) return;
+    const { tokens, room } = await answer.json();
+    counter.textContent = `${tokens}/${room}`;
+    counter.classList.toggle("long", room > 75);
+  };
+  const later = () => {
+    clearTimeout(timer);
+    timer = setTimeout(ask_now, PAUSE_MS);
+  };
+  area.addEventListener("input", later);
+  watchValue(area, later);
+  on("model", (event) => event.state === "ready" && area.value && later());
+  if (area.value) later();
+}
+
+// Gradio sets values without an event; a look once a second is enough for a counter.
+function watchValue(area, changed) {
+  let last = area.value;
+  setInterval(() => {
+    if (area.value === last) return;
+    last = area.value;
+    changed();
+  }, 1000);
+}
+
+export function weighAtCaret(area, up) {
+  const change = weigh(area.value, area.selectionStart, area.selectionEnd, up);
+  if (!change) return;
+  area.setSelectionRange(change.from, change.to);
+  type(area, change.insert);
+  area.setSelectionRange(change.start, change.end);
+}
+
+function replaceAll(area, text) {
+  area.focus();
+  area.select();
+  if (text) type(area, text);
+  else if (!document.execCommand("delete")) put(area, "");
+}
+
+function offerWords(button) {
+  const list = document.createElement("div");
+  list.className = "word-list";
+  list.id = "easel_words";
+  list.popover = "auto";
+  list.setAttribute("role", "listbox");
+  document.body.append(list);
+  button.popoverTargetElement = list;
+  const refresh = () => {
+    const words = checkpointOf(value("checkpoint"))?.words ?? [];
+    button.hidden = words.length === 0;
+    list.replaceChildren(...words.map(option));
+    list.setAttribute("aria-label", say("words_title"));
+    button.title = say("words_title");
+  };
+  list.addEventListener("toggle", (event) => {
+    button.setAttribute("aria-expanded", String(event.newState === "open"));
+    if (event.newState === "open") placeBelow(list, button);
+  });
+  onLanguage(refresh);
+  watchValue(box("checkpoint"), refresh);
+  refresh();
+}
+
+function option(word) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = word;
+  button.setAttribute("role", "option");
+  button.addEventListener("click", () => insertWord(word));
+  return button;
+}
+
+function insertWord(word) {
+  const area = box("prompt");
+  const before = area.value.slice(0, area.selectionStart);
+  const glue = before.trim() === "" || /[,(]\s*$/.test(before) ? (/,$/.test(before) ? " " : "") : ", ";
+  type(area, glue + word);
+}
+
+function placeBelow(list, button) {
+  const place = button.getBoundingClientRect();
+  list.style.top = `${place.bottom + 4}px`;
+  list.style.left = `${Math.max(8, Math.min(place.right - list.offsetWidth, innerWidth - list.offsetWidth - 8))}px`;
+}

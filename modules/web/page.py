@@ -1,0 +1,43 @@
+"""The page: builds the Gradio app from its tabs and mounts it at "/" behind the shell. Called once, by webui.py, after all
+other routes, because a mount at "/" answers whatever nobody else does."""
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from modules.web.checkpoints import bind_checkpoint_choice, checkpoint_choice
+from modules.web.generate import txt2img_tab
+from modules.web.parts import slot
+from modules.web.png_info import png_info_tab
+from modules.web.shell import Shell
+
+if TYPE_CHECKING:
+    from modules.app import App
+
+FONTS = ["Inter", "system-ui", "sans-serif"]  # names only: nothing is fetched for them
+MONO = ["ui-monospace", "monospace"]
+
+
+def mount_page(api: Any, app: "App") -> None:
+    """Mounts the page in a FastAPI app (typed loosely: only the server knows FastAPI)."""
+    gr.mount_gradio_app(
+        api, build_page(app), "/", theme=gr.themes.Base(font=FONTS, font_mono=MONO),
+        footer_links=[], run_history=False, ssr_mode=False, show_error=False, pwa=False, enable_monitoring=False,
+    )
+    mounted = api.routes[-1]
+    mounted.app = Shell(mounted.app, app)
+
+
+def build_page(app: "App") -> gr.Blocks:
+    with gr.Blocks(title="Easel", analytics_enabled=False, fill_width=True) as blocks:
+        with gr.Row(elem_id="quicksettings"):
+            slot("brand")
+            checkpoint, refresh = checkpoint_choice(app)
+            slot("status")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("txt2img", id="txt2img", elem_id="tab_txt2img"):
+                form, reply = txt2img_tab(app, checkpoint)
+            with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
+                png_info_tab(app, form, reply, tabs)
+        bind_checkpoint_choice(app, form, refresh, reply)
+    return blocks

@@ -1,0 +1,37 @@
+"""The small pieces that every tab is made of. Gradio only; no events, no state. Markup of ours lives in html/ and reaches the
+page as <template>s (shell.py), because gr.HTML would evaluate strings as script, which a strict policy forbids."""
+
+from typing import Any
+
+import gradio as gr
+
+from modules.web.text import text
+
+# How our events run: at once, beside Gradio's queue, without its spinners, and not as a public API.
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+def icon_button(label: str, icon: str, elem_id: str, **more: Any) -> gr.Button:
+    """A square button that shows an icon of css/icons.css; its words stay in the page as the accessible name."""
+    return gr.Button(text(label), elem_id=elem_id, elem_classes=["icon-button", f"icon-{icon}"], **more)
+
+
+def slider(label: str, elem_id: str, low: float, high: float, value: float, step: float) -> gr.Slider:
+    return gr.Slider(low, high, value, step=step, label=text(label), elem_id=elem_id, buttons=[], min_width=0)
+
+
+def slot(name: str, elem_id: str | None = None) -> gr.Column:
+    """An empty place, which the page's script fills with the template html/<name>.html."""
+    with gr.Column(elem_id=elem_id, elem_classes=["slot", f"slot-{name}"], min_width=0) as column:
+        pass
+    return column
+
+
+def wire_in(elem_id: str) -> gr.Textbox:
+    """An unseen box through which the page's script hands data to a Gradio event."""
+    return gr.Textbox(elem_id=elem_id, elem_classes=["wire"], show_label=False, container=False)
+
+
+def wire_out(elem_id: str) -> gr.Button:
+    """An unseen button whose caption carries an event's answer to the page's script: text for the browser, never markup."""
+    return gr.Button("", elem_id=elem_id, elem_classes=["wire"], interactive=False)
