@@ -1,5 +1,5 @@
-"""The one decoder of foreign images: PNG, JPEG, WebP and AVIF, nothing else. Size limits come before any pixel is decoded;
-whatever is wrong with the bytes ends in an ImageError with a sentence."""
+"""The one decoder of foreign images: PNG, JPEG, WebP and AVIF, nothing else. Size limits come before any pixel is
+decoded; whatever is wrong with the bytes ends in an ImageError with a sentence."""
 
 import base64
 import binascii
@@ -177,6 +177,5 @@ def _plain(image: Image.Image) -> Image.Image:
         return Image.fromarray(grey).convert("RGB")
     keeps_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     plain = image.convert("RGBA" if keeps_alpha else "RGB")
-    plain = plain.copy() if plain is image else plain
     plain.info.clear()
     return plain

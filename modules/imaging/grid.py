@@ -9,8 +9,8 @@ from PIL import Image
 def image_grid(
     images: Sequence[Image.Image], *, rows: int = -1, batch_size: int = 1, prevent_empty_spots: bool = False
 ) -> Image.Image:
-    """Pictures row by row, all cells as large as the first, on black. `rows` is the setting n_rows: -1 is nearly square,
-    0 is one row a round of `batch_size`."""
+    """Pictures row by row, all cells as large as the first, on black. `rows` is the setting n_rows: -1 is nearly
+    square, 0 as many rows as the batch size."""
     if not images:
         raise ValueError("a grid needs at least one picture")
     rows = row_count(len(images), rows, batch_size, prevent_empty_spots)

@@ -132,7 +132,7 @@ def _comment_text(raw: bytes, order: str) -> str:
 
 
 def _utf16_order(text: bytes, order: str) -> str:
-    """A1111 writes big-endian whatever the block says, others follow the block: the order with more plain ASCII is right."""
+    """A1111 writes big-endian whatever the block says, others follow the block: the order with more ASCII is right."""
     sample = text[:4096]
     if sample[:2] in (b"\xfe\xff", b"\xff\xfe"):
         return "utf-16"

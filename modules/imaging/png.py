@@ -1,5 +1,5 @@
-"""PNG files by their chunks: texts are read under limits, and everything that a decoder does not need is left out, so that
-no chunk of a foreign file can harm one."""
+"""PNG files by their chunks: texts are read under limits, and everything that a decoder does not need is left out, so
+that no chunk of a foreign file can harm one."""
 
 import struct
 import zlib

@@ -1,0 +1,3 @@
+"""Fixtures for all tests."""
+
+from tests.golden import golden as golden
