@@ -11,7 +11,6 @@ noise, on_step              as in samplers.py
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from modules.diffusion.samplers import Noise, OnStep, Sampler, Step
@@ -32,7 +31,7 @@ def ddim(
     """Song et al. (2021), eq. 12 and 16; eta 0 is deterministic, 1 has the noise of DDPM."""
     total = len(timesteps)
     a, a_prev = levels(timesteps, alphas_cumprod)
-    for step, i in enumerate(reversed(range(total))):
+    for step, i in enumerate(reversed(range(1, total))):
         eps = predict_eps(x, timesteps[i])
         x0 = (x - (1 - a[i]).sqrt() * eps) / a[i].sqrt()
         on_step(Step(step, total, ((1 - a[i]) / a[i]).sqrt(), x0))
