@@ -4,6 +4,8 @@ for and words that it knows, both read from files beside or in it."""
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -83,8 +85,13 @@ def _refresher(app: "App") -> Callable[[], Any]:
 
 def size_of(checkpoint: "Checkpoint") -> tuple[int, int]:
     """The size that the checkpoint was trained for, where its metadata says so."""
+    return _size_in(checkpoint.path, checkpoint.mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _size_in(path: Path, mtime_ns: int) -> tuple[int, int]:
     try:
-        written = read_header(checkpoint.path).metadata.get("modelspec.resolution", "")
+        written = read_header(path).metadata.get("modelspec.resolution", "")
     except (ModelFileError, OSError):
         return USUAL_SIZE
     found = re.fullmatch(r"(\d{2,4})x(\d{2,4})", written)

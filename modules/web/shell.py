@@ -1,9 +1,11 @@
 """What stands around Gradio: our own document at "/" (styles and texts inside it, a skeleton until the form is there), our
-scripts under /easel/, cache headers, and an allow-list of the few Gradio routes that the page needs; the rest is 404."""
+scripts and Gradio's out of memory and for ever, and an allow-list of the few Gradio routes that the page needs; the rest
+is 404."""
 
 import hashlib
 import html
 import json
+import mimetypes
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from modules.web import preload
 from modules.web.checkpoints import size_of, words_of
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 YEAR = "public, max-age=31536000, immutable"  # for addresses that carry a hash of what they serve
+MOST_HOSTS = 16  # names of this server whose document is kept
 ALLOWED = re.compile(
-    r"/assets/[\w.-]+|/static/(fonts|img)/[\w./-]+|/theme\.css|/config|/favicon\.ico|"
-    r"/gradio_api/(run/predict|queue/join|queue/data|heartbeat/\w+|startup-events|cancel|reset|info)/?"
+    r"/theme\.css|/config|/gradio_api/(run/predict|queue/join|queue/data|heartbeat/\w+|startup-events|cancel|reset)/?"
 )
 
 
@@ -36,7 +38,7 @@ class Shell:
     def __init__(self, gradio: "ASGIApp", app: "App") -> None:
         self.gradio = gradio
         self.app = app
-        self.version = scripts_version()
+        self._parts: dict[bytes, GradioParts] = {}  # by Host: Gradio writes its own address into its configuration
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http":
@@ -44,21 +46,23 @@ class Shell:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         if path == "/" and scope["method"] in ("GET", "HEAD"):
             response = await self.document(scope, receive)
-        elif path.startswith("/easel/"):
-            response = self.script(path)
+        elif path.startswith(("/easel/", "/assets/")):
+            response = static(path)
         elif ALLOWED.fullmatch(path):
-            return await self.gradio(scope, receive, cached(send) if path.startswith("/assets/") else send)
+            return await self.gradio(scope, receive, send)
         else:
             response = PlainTextResponse("not found", 404)
         await response(scope, receive, send)
 
     async def document(self, scope: "Scope", receive: "Receive") -> Response:
         """Gradio's own document gives its configuration and the names of its entry files; the rest is ours."""
-        status, body = await answer_of(self.gradio, {**scope, "method": "GET"}, receive)
-        if status != 200:
-            return HTMLResponse(body, status)
+        host = dict(scope["headers"]).get(b"host", b"") + scope["scheme"].encode()
+        if host not in self._parts:
+            if len(self._parts) >= MOST_HOSTS:
+                self._parts.clear()
+            self._parts[host] = gradio_parts(await answer_of(self.gradio, scope, receive))
         nonce = scope.get("state", {}).get("csp_nonce", "")
-        page = compose(gradio_parts(body), self.page_data(), self.version, nonce)
+        page = compose(self._parts[host], self.page_data(), nonce)
         return HTMLResponse(page, headers={"Cache-Control": "no-store"})
 
     def page_data(self) -> dict[str, Any]:
@@ -69,27 +73,29 @@ class Shell:
             },
         }
 
-    def script(self, path: str) -> Response:
-        """/easel/<version>/<file>.js: one of the files of js/, by its name alone."""
-        found = re.fullmatch(r"/easel/\w+/(\w+\.js)", path)
-        if not found or found[1] not in script_names():
-            return PlainTextResponse("not found", 404)
-        return FileResponse(FOLDER / "js" / found[1], media_type="text/javascript", headers={"Cache-Control": YEAR})
+
+def static(path: str) -> Response:
+    """/easel/<version>/<name>.js: a file of js/; /assets/<name>: one of Gradio's. By name alone, so nothing else."""
+    found = re.fullmatch(r"/easel/\w+/(\w+\.js)|/assets/([\w.-]+)", path)
+    file = found and (FOLDER / "js" / found[1] if found[1] else preload.ASSETS / found[2])
+    content = _read(file) if file else None
+    if file is None or content is None:
+        return PlainTextResponse("not found", 404)
+    return Response(content, media_type=mimetypes.types_map.get(file.suffix), headers={"Cache-Control": YEAR})
 
 
-def cached(send: "Send") -> "Send":
-    """Gradio's assets have a hash in their names, yet come without a cache header."""
-
-    async def send_cached(message: "Message") -> None:
-        if message["type"] == "http.response.start" and message["status"] == 200:
-            headers = [pair for pair in message["headers"] if pair[0].lower() != b"cache-control"]
-            message = {**message, "headers": [*headers, (b"cache-control", YEAR.encode())]}
-        await send(message)
-
-    return send_cached
+@cache
+def _read(file: Path) -> bytes | None:
+    return file.read_bytes() if file.name in _names(file.parent) else None
 
 
-async def answer_of(app: "ASGIApp", scope: "Scope", receive: "Receive") -> tuple[int, str]:
+@cache
+def _names(folder: Path) -> frozenset[str]:
+    return frozenset(one.name for one in folder.iterdir() if one.is_file())
+
+
+async def answer_of(app: "ASGIApp", scope: "Scope", receive: "Receive") -> str:
+    """What the app answers to this as a GET. Raises RuntimeError for anything but a 200."""
     status = 500
     body = bytearray()
 
@@ -101,50 +107,65 @@ async def answer_of(app: "ASGIApp", scope: "Scope", receive: "Receive") -> tuple
             body.extend(message.get("body", b""))
 
     headers = [pair for pair in scope["headers"] if pair[0] not in (b"accept-encoding", b"if-none-match")]
-    await app({**scope, "headers": headers}, receive, keep)
-    return status, body.decode()
+    await app({**scope, "method": "GET", "headers": headers}, receive, keep)
+    if status != 200:
+        raise RuntimeError(f"Gradio answered {status} for its document")
+    return body.decode()
 
 
 @dataclass(frozen=True)
 class GradioParts:
-    config: str  # a script that sets window.gradio_config
+    config: str  # scripts that set window.gradio_config and window.gradio_api_info
+    theme: str  # hash of its theme
     entry: str  # address of the module that starts everything
     styles: str  # address of its style sheet
 
 
 def gradio_parts(document: str) -> GradioParts:
-    config = re.search(r"<script[^>]*>\s*(window\.gradio_config = .*?)</script>", document, re.S)
+    settings = re.findall(r"<script[^>]*>\s*(window\.gradio_(?:config|api_info) = .*?)</script>", document, re.S)
+    theme = re.search(r'"theme_hash":\s*"(\w+)"', document)
     entry = re.search(r'<script type="module"[^>]* src="\./(assets/[^"]+)"', document)
     styles = re.search(r'<link rel="stylesheet"[^>]* href="\./(assets/[^"]+)"', document)
-    if not (config and entry and styles):
+    if not (len(settings) == 2 and theme and entry and styles):
         raise RuntimeError("Gradio's document has changed: its configuration or entry files were not found in it")
-    return GradioParts(config[1], entry[1], styles[1])
+    return GradioParts("\n".join(settings), theme[1], entry[1], styles[1])
 
 
-def compose(gradio: GradioParts, data: dict[str, Any], version: str, nonce: str) -> str:
+def compose(gradio: GradioParts, data: dict[str, Any], nonce: str) -> str:
     """Fills html/index.html. Its places are named like ‹this›, so that no brace of script or style is mistaken for one."""
     filled = {
         "nonce": f'nonce="{html.escape(nonce)}"' if nonce else "",
         "styles": stylesheet(),
         "config": gradio.config,
         "data": json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),  # it stands inside a script element
+        "theme": gradio.theme,
         "entry": gradio.entry,
         "entry_styles": gradio.styles,
-        "version": version,
-        "preload": "\n".join(preload_links(version)),
+        "version": scripts_version(),
+        "preload": preload_links(),
         "templates": templates(),
     }
-    return re.sub(r"‹(\w+)›", lambda place: filled[place[1]], (FOLDER / "html" / "index.html").read_text("utf-8"))
+    return re.sub(r"‹(\w+)›", lambda place: filled[place[1]], frame())
 
 
-def preload_links(version: str) -> Iterator[str]:
-    for name in script_names():
-        yield f'<link rel="modulepreload" href="easel/{version}/{name}">'
+@cache
+def frame() -> str:
+    return (FOLDER / "html" / "index.html").read_text("utf-8")
+
+
+@cache
+def preload_links() -> str:
+    return "\n".join(_preload_links())
+
+
+def _preload_links() -> Iterator[str]:
     for name in preload.assets():
         if name.endswith(".css"):
             yield f'<link rel="preload" as="style" crossorigin href="assets/{name}">'
         else:
             yield f'<link rel="modulepreload" crossorigin href="assets/{name}">'
+    for name in script_names():
+        yield f'<link rel="modulepreload" href="easel/{scripts_version()}/{name}">'
 
 
 @cache
@@ -152,6 +173,7 @@ def script_names() -> tuple[str, ...]:
     return tuple(sorted(file.name for file in (FOLDER / "js").glob("*.js")))
 
 
+@cache
 def scripts_version() -> str:
     """Changes with any script, so that browsers may keep them for ever."""
     digest = hashlib.sha256()
