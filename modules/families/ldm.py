@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from modules.library.header import Header, ModelFileError
+from modules.library.header import Header
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -36,6 +36,10 @@ TOP_UNET = {
 ATTENTION_VAE = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
+class LayoutError(ValueError):
+    """The tensors, or the .yaml beside them, don't make up a model; the message says why."""
+
+
 @dataclass(frozen=True)
 class Hints:
     """What tensor shapes can't tell: from the .yaml beside the file, or from the file's metadata."""
@@ -47,7 +51,7 @@ class Hints:
 
 
 def unet_config(header: Header, base: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
-    """`base` with the sizes of this file's UNet. Raises ModelFileError if the tensors form no such UNet."""
+    """`base` with the sizes of this file's UNet. Raises LayoutError if the tensors form no such UNet."""
     shapes = {name[len(UNET) :]: info.shape for name, info in header.tensors.items() if name.startswith(UNET)}
     levels: list[tuple[int, int, int]] = []  # (channels, resnets, transformer depth)
     channels, resnets, depth = 0, 0, 0
@@ -63,12 +67,12 @@ def unet_config(header: Header, base: Mapping[str, Any], hints: Hints) -> dict[s
     levels.append((channels, resnets, depth))
     counts = {resnets for _, resnets, _ in levels}
     if len(counts) != 1:
-        raise ModelFileError(f"the UNet has {sorted(counts)} residual blocks a level; one number was expected")
+        raise LayoutError(f"the UNet has {sorted(counts)} residual blocks a level; one number was expected")
     widths = [channels for channels, _, _ in levels]
     down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for _, _, depth in levels]
     cross = next((shape for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), None)
     if cross is None:
-        raise ModelFileError("the UNet has no cross-attention: it can't be steered by a prompt")
+        raise LayoutError("the UNet has no cross-attention: it can't be steered by a prompt")
     if hints.unet_head_channels:
         heads: int | list[int] = [max(1, width // hints.unet_head_channels) for width in widths]
     else:
@@ -128,7 +132,7 @@ def clip_prefix(header: Header) -> str:
 def hints_from(config: Path | None, metadata: Mapping[str, str]) -> Hints:
     """From the .yaml in the original layout if there is one, else from our own key in the metadata.
 
-    Raises ModelFileError if the .yaml can't be read.
+    Raises LayoutError if the .yaml can't be read.
     """
     if config is not None:
         return _hints_from_yaml(config)
@@ -137,7 +141,7 @@ def hints_from(config: Path | None, metadata: Mapping[str, str]) -> Hints:
         unet, text = sizes.get("unet", {}), sizes.get("text_encoder", {})
         return Hints(unet.get("num_heads"), None, text.get("num_attention_heads"), text.get("hidden_act"))
     except (ValueError, AttributeError) as error:
-        raise ModelFileError(f"the metadata key easel.config is not what it should be: {error}") from error
+        raise LayoutError(f"the metadata key easel.config is not what it should be: {error}") from error
 
 
 def _hints_from_yaml(config: Path) -> Hints:
@@ -156,7 +160,7 @@ def _hints_from_yaml(config: Path) -> Hints:
             text_activation=text.get("hidden_act"),
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"{config.name} can't be read as a model configuration ({error!r}); fix or remove it") from error
+        raise LayoutError(f"{config.name} beside it can't be read as a model configuration ({error!r}); fix or remove it") from error
 
 
 def unet_names(state: Mapping[str, Any], layers_per_block: int) -> Iterator[tuple[str, str]]:
@@ -190,7 +194,7 @@ def _unet_name(name: str, layers: int, state: Mapping[str, Any]) -> str:
 def _unet_middle(name: str) -> str:
     match = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name)
     if match is None:
-        raise ModelFileError(f"no place in the single-file layout for the UNet's {name}")
+        raise LayoutError(f"no place in the single-file layout for the UNet's {name}")
     if match[1] == "attentions":
         return f"middle_block.1.{match[3]}"
     return f"middle_block.{2 * int(match[2])}.{_renamed(match[3], RESNET_UNET)}"
@@ -232,5 +236,5 @@ def _count(shapes: Mapping[str, Any], pattern: str) -> int:
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
     if name not in shapes:
-        raise ModelFileError(f"the tensor {name!r} is missing; the file is incomplete or of another kind")
+        raise LayoutError(f"the tensor {name!r} is missing; the file is incomplete or of another kind")
     return shapes[name]

@@ -49,9 +49,9 @@ class ModelHolder:
         header = read_header(checkpoint.path)
         family = next((family for family in self._families if family.matches(header)), None)
         if family is None:
+            known = ", ".join(family.name for family in self._families)
             raise ModelFileError(
-                f"{checkpoint.path.name} is not a checkpoint of a known family "
-                f"({', '.join(family.name for family in self._families)}); is it a LoRA, a VAE or an embedding?"
+                checkpoint.path, f"not a checkpoint of a known family ({known}); is it a LoRA, a VAE or an embedding?"
             )
         megabytes = checkpoint.size / 1e6
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
-from modules.diffusion.prediction import alphas_cumprod
+from modules.diffusion.prediction import scaled_linear_alphas_cumprod
 from modules.families import ldm, weights
 from modules.families.family import LatentFormat, Model, TextOptions
 from modules.families.text import ClipEncoder
@@ -37,15 +38,19 @@ class SD1Family:
     def load(
         self, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]
     ) -> Model:
-        hints = ldm.hints_from(config, header.metadata)
-        unet_config = ldm.unet_config(header, _read("unet"), hints)
+        try:
+            hints = ldm.hints_from(config, header.metadata)
+            unet_config = ldm.unet_config(header, _read("unet"), hints)
+            vae_config = ldm.vae_config(header, _read("vae"))
+            text_config = ldm.clip_config(header, _read("text_encoder"), hints)
+        except ldm.LayoutError as error:
+            raise ModelFileError(path, str(error)) from error
         if unet_config["in_channels"] != 4:
             raise ModelFileError(
-                f"{path.name} takes {unet_config['in_channels']} input channels (an inpainting or pix2pix checkpoint); "
-                "only the 4 of a text-to-image checkpoint are supported"
+                path,
+                f"its UNet takes {unet_config['in_channels']} channels (an inpainting or pix2pix checkpoint); "
+                "only text-to-image checkpoints, which take 4, are supported yet",
             )
-        vae_config = ldm.vae_config(header, _read("vae"))
-        text_config = ldm.clip_config(header, _read("text_encoder"), hints)
         device = placement.device
         with torch.device("meta"):  # shapes only: no memory, no random numbers
             unet = UNet2DConditionModel.from_config(unet_config)
@@ -62,8 +67,18 @@ class SD1Family:
             report("VAE")
             names = ldm.vae_names(vae.state_dict(), len(vae_config["block_out_channels"]))
             weights.fill(vae, names, file, placement.vae_dtype, device, placement.channels_last)
+        for block in unet.up_blocks:
+            if block.upsamplers:
+                block.upsamplers[0].forward = partial(upsample, block.upsamplers[0].conv)
         encoder = ClipEncoder(text, Tokenizer.from_folder(CONFIGS / "tokenizer"), device)
         return SD1(encoder, unet, vae, placement, preview_from(header.metadata))
+
+
+def upsample(conv: torch.nn.Conv2d, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    """(B, C, h, w) -> (B, C, 2h, 2w), cut to `output_size`: doubled, convolved, then cut, as in SD 1.x's own code; diffusers
+    cuts first, which gives another picture where the latent's size is odd."""
+    x = conv(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    return x if output_size is None else x[..., : output_size[0], : output_size[1]]
 
 
 class SD1:
@@ -79,7 +94,7 @@ class SD1:
     ):
         facts = _read("latent")
         self.latent = LatentFormat(facts["channels"], facts["factor"], facts["scale"])
-        self.alphas_cumprod = alphas_cumprod(facts["timesteps"], facts["beta_start"], facts["beta_end"])
+        self.alphas_cumprod = scaled_linear_alphas_cumprod(facts["timesteps"], facts["beta_start"], facts["beta_end"])
         self.device = placement.device
         self.encoder, self.unet, self.vae, self.placement = encoder, unet, vae, placement
         self._preview = preview  # (3, C + 1): weights and bias of the linear map; None: fitted when first asked for

@@ -37,10 +37,10 @@ class WeightFile:
         """A copy of the tensor in `dtype` on `device`. Raises ModelFileError if it is missing or holds no numbers."""
         info = self.header.tensors.get(name)
         if info is None:
-            raise ModelFileError(f"{self.path.name}: the tensor {name!r} is missing; the file is incomplete")
+            raise ModelFileError(self.path, f"the tensor {name!r} is missing; the file is incomplete")
         if info.dtype not in DTYPES:
-            raise ModelFileError(f"{self.path.name}: the tensor {name!r} has dtype {info.dtype}, which is not a weight's")
-        start, end = self.header.data_start + info.start, self.header.data_start + info.end
+            raise ModelFileError(self.path, f"the tensor {name!r} has dtype {info.dtype}, which is not a weight's")
+        start, end = info.start, info.end
         if start == end:
             return torch.empty(info.shape, dtype=dtype, device=device)
         stored = DTYPES[info.dtype]
@@ -67,7 +67,7 @@ def opened(path: Path, header: Header) -> Iterator[WeightFile]:
     """Map the file for the time of a load. A file that changed since its header was read raises ModelFileError."""
     with path.open("rb") as file:
         if path.stat().st_size != header.size:
-            raise ModelFileError(f"{path.name} changed while it was being loaded; is it still being downloaded?")
+            raise ModelFileError(path, "it changed while it was being loaded; is it still being downloaded?")
         # A private copy-on-write mapping: torch wants writable memory, and nothing here writes.
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         yield WeightFile(path, header, mapping)
@@ -94,7 +94,7 @@ def fill(
             tensor = tensor.reshape(shape)  # a 1×1 convolution in the file, a linear layer here
         if tensor.shape != shape:
             raise ModelFileError(
-                f"{file.path.name}: {theirs} has the shape {tuple(tensor.shape)}, but {tuple(shape)} was expected"
+                file.path, f"{theirs} has the shape {tuple(tensor.shape)}, but {tuple(shape)} was expected"
             )
         state[own] = tensor
     module.load_state_dict(state, strict=True, assign=True)

@@ -4,7 +4,7 @@ and it is validated here only. Knows no torch."""
 from difflib import get_close_matches
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
 
 from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
 
@@ -15,6 +15,8 @@ SEED_LIMIT = 2**63
 
 Text = Annotated[StrictStr, Field(max_length=MAX_PROMPT)]
 Size = Annotated[int, Field(strict=True, ge=64, le=2048, multiple_of=8)]
+# A whole number stays one: the infotext says 7 for the page's 7, and 7.0 for the API's, as A1111 does.
+CfgScale = Annotated[StrictInt | StrictFloat, Field(ge=1, le=30)]
 Seed = Annotated[int, Field(strict=True, ge=-1, lt=SEED_LIMIT)]
 
 
@@ -29,7 +31,7 @@ class GenerationRequest(BaseModel):
     sampler: StrictStr = "DPM++ 2M"
     schedule: StrictStr = "Automatic"
     steps: Annotated[int, Field(strict=True, ge=1, le=150)] = 20
-    cfg_scale: Annotated[float, Field(strict=True, ge=1, le=30)] = 7.0
+    cfg_scale: CfgScale = 7
     width: Size = 512  # pixels
     height: Size = 512  # pixels
     seed: Seed = -1  # -1: pick one when the request is accepted
