@@ -7,6 +7,7 @@ import io
 import re
 import struct
 import warnings
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,12 @@ from modules.imaging import png
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 32_768  # pixels
 MAX_BYTES = 64 * 2**20  # of the file
+
+# What Pillow's decoders raise for broken bytes (found by damaging files at random): the picture is at fault.
+DECODER_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, RuntimeError, OverflowError, MemoryError),
+    *(AssertionError, struct.error, zlib.error),
+)
 
 Format = Literal["PNG", "JPEG", "WEBP", "AVIF"]
 
@@ -43,9 +50,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"the picture is too large: {error}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"the picture is damaged: its {image_format} header cannot be read") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error, OverflowError) as error:
-        # what Pillow's decoders raise for broken bytes; the picture is at fault, not the program
+        raise ImageError(f"the picture is truncated or corrupt: its {image_format} header cannot be read") from error
+    except DECODER_ERRORS as error:
         raise ImageError(f"the picture is truncated or corrupt ({str(error)[:100]})") from error
 
 
@@ -154,7 +160,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(0x0112, 1)
-    except (OSError, ValueError, SyntaxError, struct.error, KeyError, TypeError, IndexError, EOFError):
+    except DECODER_ERRORS:
         return image  # a broken EXIF block says nothing about the pixels
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image.transpose(turn) if turn is not None else image

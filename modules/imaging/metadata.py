@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from modules.imaging import png
-from modules.imaging.decode import MAX_PIXELS, ImageError, identify
+from modules.imaging.decode import DECODER_ERRORS, MAX_PIXELS, ImageError, identify
 
 MAX_COMMENT = 2**20  # bytes
 
@@ -92,7 +92,7 @@ def _from_pillow(data: bytes, image_format: str) -> tuple[dict[str, str], bytes,
                 info = dict(image.info)
     except ImageError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise ImageError(
             f"the picture is damaged: its {image_format} header cannot be read ({str(error)[:100]})"
         ) from error
