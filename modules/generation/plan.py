@@ -1,4 +1,4 @@
-"""From a request to pictures that can be made: settle() picks what the user left open, once, when the request is accepted;
+"""From a request to pictures: settle() picks what the user left open, once, when the request is accepted;
 plan() lists the pictures. Below here nothing is -1 or empty. Knows no torch."""
 
 from collections.abc import Callable, Collection

@@ -1,6 +1,6 @@
 """What a run tells while it works, and the three ways in which it ends early. Knows no torch.
 
-`watch(Progress)` is called by the engine at least once a step. It raises one of the exceptions here only while the phase is
+`watch(Progress)` is called by the engine at every step. It raises one of the exceptions here only while the phase is
 `encoding` or `sampling`; decoding and saving always finish."""
 
 from collections.abc import Callable

@@ -22,7 +22,7 @@ def test_a_resumed_plan_makes_the_missing_pictures_with_the_same_seeds(sizes, se
     assert [image.seed for image in whole] == [seed + index for index in range(batch_size * batch_count)]
     assert sum(rest.batches, ()) == rest.images
     assert all(len({image.batch for image in batch}) == 1 for batch in rest.batches)
-    assert max((len(batch) for batch in plan(request).batches)) == batch_size
+    assert max(len(batch) for batch in plan(request).batches) == batch_size
 
 
 @given(sizes)

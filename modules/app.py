@@ -1,0 +1,138 @@
+"""The services of one process, made once by webui.py and handed to whoever needs them. Opens no port and knows no HTTP.
+Making an App imports nothing heavy; the worker's thread does that, after start()."""
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.gallery.save import release
+from modules.generation.plan import Plan
+from modules.generation.progress import Watch
+from modules.jobs.events import Event, EventBus
+from modules.jobs.keeper import Keeper
+from modules.jobs.queue import JobQueue, choose_checkpoint
+from modules.jobs.spool import Spool
+from modules.jobs.store import JobStore
+from modules.jobs.worker import Engine, Worker
+from modules.library.checkpoints import Checkpoint, CheckpointLibrary
+from modules.prompt.attention import pieces
+from modules.prompt.tokens import Tokenizer, count
+from modules.runtime.paths import Paths, absolute
+from modules.settings.schema import Settings
+from modules.settings.store import SettingsStore
+
+if TYPE_CHECKING:  # the engine imports torch
+    from modules.generation.engine import GeneratedImage
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    state: str  # starting, loading, ready, failed
+    text: str  # for people
+
+
+class App:
+    """`make_engine` is called in the worker's thread; tests pass another one."""
+
+    def __init__(
+        self, paths: Paths, flags: Namespace, make_engine: Callable[[Namespace, Report], Engine] | None = None
+    ):
+        self.paths, self.flags = paths, flags
+        self.events = EventBus()
+        self.model_status = ModelStatus("starting", "starting")
+        self.settings = SettingsStore(paths.config)
+        folders = [paths.models_dir / "Stable-diffusion", paths.root / "models" / "Stable-diffusion"]
+        if flags.ckpt_dir:
+            folders.append(absolute(flags.ckpt_dir))
+        self.library = CheckpointLibrary(folders, paths.cache / "models.db")
+        self.store = JobStore(paths.database)
+        self.spool = Spool(paths.data_dir / "data" / "unsaved")
+        self.queue = JobQueue(self.store, self.library, self.events)
+        self.keeper = Keeper(self.queue, self.events, self.spool, paths.data_dir)
+        self.worker = Worker(
+            queue=self.queue,
+            bus=self.events,
+            library=self.library,
+            keeper=self.keeper,
+            engine_factory=partial(make_engine or TorchEngine, flags, self.report),
+            preload=self.current_checkpoint if not flags.skip_load_model_at_start else None,
+            report=self.report,
+        )
+
+    @property
+    def problems(self) -> list[str]:
+        """What was wrong with the files of this data folder, in sentences for the page."""
+        return [*self.settings.problems, *self.store.problems]
+
+    def start(self) -> None:
+        """Settles what the last run left behind, then lets the worker begin."""
+        left = self.queue.recover()
+        for job in left.failed:
+            log.warning("job %s was given up: %s", job.id, job.error)
+        for path in left.unwritten:
+            release(path)
+        self.queue.prune(self.spool.forget)
+        self.worker.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ends the worker after its present step and closes every event stream. False: the worker is still at it."""
+        self.events.close()
+        ended = self.worker.stop(timeout_s)
+        self.store.close()
+        return ended
+
+    def report(self, state: str, text: str) -> None:
+        """What the model does now; the page shows it."""
+        status = ModelStatus(state, text)
+        if status != self.model_status:
+            self.model_status = status
+            self.events.publish(Event("model", {"state": state, "text": text}))
+
+    def current_checkpoint(self) -> Checkpoint:
+        """The one that a request without a checkpoint gets. Raises NoCheckpoint."""
+        return choose_checkpoint(self.library, self.settings.current.sd_model_checkpoint)
+
+    def use_checkpoint(self, wanted: str) -> Checkpoint:
+        """Makes it the current one, and lets the worker load it when it has nothing else to do."""
+        found = choose_checkpoint(self.library, wanted)
+        self.settings.update({"sd_model_checkpoint": found.title})
+        self.queue.wake()
+        return found
+
+    def count_tokens(self, text: str) -> tuple[int, int]:
+        """(tokens, room), as the counters show them."""
+        settings = self.settings.current
+        return count(pieces(text, settings.emphasis), self._tokenizer, settings.comma_padding_backtrack)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_folder(Path(__file__).parent / "families" / "configs" / "sd1" / "tokenizer")
+
+
+class TorchEngine:
+    """The real machine room. Making one imports torch."""
+
+    def __init__(self, flags: Namespace, report: Report):
+        report("starting", "starting PyTorch")
+        from modules.families.loader import ModelHolder
+        from modules.generation.engine import generate
+        from modules.runtime.device import placement_from
+
+        self._holder = ModelHolder(placement_from(flags), partial(report, "loading"))
+        self._generate = generate
+
+    def load(self, checkpoint: Checkpoint) -> Any:
+        return self._holder.get(checkpoint)
+
+    def generate(
+        self, plan: Plan, model: Any, checkpoint: Checkpoint, settings: Settings, watch: Watch
+    ) -> Iterator["GeneratedImage"]:
+        return self._generate(plan, model, checkpoint, settings, watch)

@@ -1,0 +1,157 @@
+"""Keeps the pictures of a run: the file, its row, its event, in an order that survives a crash at any point. One
+place, so that it can move to a thread of its own."""
+
+import io
+import logging
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from modules.gallery.naming import NamingFacts
+from modules.gallery.save import SaveError, choose_path, encode, save, write_atomic, write_text
+from modules.imaging.grid import image_grid
+from modules.jobs.events import Event, EventBus
+from modules.jobs.job import Job, JobImage
+from modules.jobs.queue import JobQueue, Run, job_state
+from modules.jobs.spool import Spool
+from modules.library.checkpoints import Checkpoint
+from modules.settings.schema import Settings
+
+if TYPE_CHECKING:  # the engine imports torch
+    from modules.generation.engine import GeneratedImage
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES_READ = 256 * 2**20
+
+
+class Keeper:
+    def __init__(self, queue: JobQueue, bus: EventBus, spool: Spool, data_dir: Path):
+        self._queue, self._bus, self._spool, self._data_dir = queue, bus, spool, data_dir
+
+    def keep(self, run: Run, made: "GeneratedImage", checkpoint: Checkpoint, settings: Settings) -> None:
+        """Writes one picture where it belongs; where that fails, it is still kept for the page, with a warning."""
+        image = JobImage(
+            index=made.index,
+            path=None,
+            kept=False,
+            seed=made.plan.seed,
+            infotext=made.infotext,
+            width=made.image.width,
+            height=made.image.height,
+            warning=None,
+        )
+        wanted = run.job.request.save and settings.samples_save and (made.complete or settings.save_incomplete_images)
+        if wanted:
+            image = self._save(run, made, image, checkpoint, settings)
+        if image.path is None:
+            image = self._spool_away(run, made, image, settings)
+        job = self._queue.saved(run, image)
+        self._bus.publish(Event("image", self.image_data(job, image), job.id, job.client))
+        self._bus.publish(Event("job", job_state(job, 0), job.id, job.client))
+
+    def _save(
+        self, run: Run, made: "GeneratedImage", image: JobImage, checkpoint: Checkpoint, settings: Settings
+    ) -> JobImage:
+        """Under outputs/. A path of None tells that it failed, the warning why."""
+        facts = naming_facts(run.job, image, settings, checkpoint)
+        try:
+            data = encode(made.image, made.infotext, settings.samples_format, settings)
+            path = choose_path(self._data_dir, "txt2img", facts, settings, datetime.now(), image=made.image)
+            image = replace(image, path=path, kept=True)
+            self._queue.intend(run, image, data)
+            write_atomic(path, data)
+        except SaveError as error:
+            log.warning("job %s: %s", run.job.id, error)
+            return replace(image, path=None, kept=False, warning=str(error))
+        return replace(image, warning=write_text(path, made.infotext, settings))
+
+    def _spool_away(self, run: Run, made: "GeneratedImage", image: JobImage, settings: Settings) -> JobImage:
+        """Beside the database; if even that fails, in memory."""
+        data = encode(made.image, made.infotext, "png", settings)
+        path = self._spool.path(run.job.id, image.index)
+        try:
+            self._spool.make_room(len(data))
+            self._queue.intend(run, replace(image, path=path), data)
+            write_atomic(path, data)
+        except (SaveError, OSError) as error:
+            log.warning("job %s: %s; the picture is kept in memory", run.job.id, error)
+            self._spool.keep_in_memory(run.job.id, image.index, data)
+            note = "it is kept in memory until the program ends"
+            return replace(image, warning=f"{image.warning}; {note}" if image.warning else f"{error}; {note}")
+        return replace(image, path=path)
+
+    def read(self, job: Job, image: JobImage) -> bytes | None:
+        """The picture's bytes as they were written; None when they are gone."""
+        if image.path is None:
+            return self._spool.from_memory(job.id, image.index)
+        try:
+            with image.path.open("rb") as file:
+                return file.read(MOST_BYTES_READ)
+        except OSError as error:
+            log.warning("picture %d of job %s cannot be read: %s", image.index, job.id, error)
+            return None
+
+    def grid(self, job: Job, pictures: list[bytes], settings: Settings, warnings: list[str]) -> bytes | None:
+        """All pictures of a job in one, saved and returned as the settings say; it carries the first one's infotext."""
+        if not (settings.return_grid or settings.grid_save):
+            return None
+        sheet = image_grid(
+            [Image.open(io.BytesIO(data)) for data in pictures],
+            rows=settings.n_rows,
+            batch_size=job.request.batch_size,
+            prevent_empty_spots=settings.grid_prevent_empty_spots,
+        )
+        text = job.images[0].infotext
+        if settings.grid_save:
+            facts = naming_facts(job, job.images[0], settings)
+            now = datetime.now()
+            try:
+                save(sheet, text, root=self._data_dir, kind="grid", facts=facts, settings=settings, now=now)
+            except SaveError as error:
+                warnings.append(str(error))
+        return encode(sheet, text, "png", settings) if settings.return_grid else None
+
+    def image_data(self, job: Job, image: JobImage) -> dict[str, Any]:
+        """The fields of an `image` event."""
+        shown = image.kept and image.path is not None and image.path.is_relative_to(self._data_dir)
+        return {
+            "index": image.index,
+            "url": f"/api/v1/jobs/{job.id}/images/{image.index}",
+            "infotext": image.infotext,
+            "seed": image.seed,
+            "path": image.path.relative_to(self._data_dir).as_posix() if shown and image.path else None,
+            "width": image.width,
+            "height": image.height,
+            "warning": image.warning,
+        }
+
+
+def naming_facts(job: Job, image: JobImage, settings: Settings, checkpoint: Checkpoint | None = None) -> NamingFacts:
+    """What patterns of file names may say about a picture."""
+    request = job.request
+    first = request.seed + image.index // request.batch_size * request.batch_size
+    return NamingFacts(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        seed=image.seed,
+        steps=request.steps,
+        cfg_scale=request.cfg_scale,
+        width=image.width,
+        height=image.height,
+        sampler=request.sampler,
+        schedule=request.schedule,
+        model_name=checkpoint.model_name if checkpoint else job.model.model_name,
+        model_hash=(checkpoint and checkpoint.shorthash) or (job.model.sha256 or "")[:10],
+        clip_skip=settings.CLIP_stop_at_last_layers,
+        batch_size=request.batch_size,
+        batch_index=image.index % request.batch_size,
+        batch_count=request.batch_count,
+        image_index=image.index,
+        first_seed=first,
+        last_seed=first + request.batch_size - 1,
+        job_timestamp=f"{datetime.fromtimestamp(job.started or job.created):%Y%m%d%H%M%S}",
+    )

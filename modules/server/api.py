@@ -1,0 +1,162 @@
+"""Our own HTTP API, /api/v1, and the FastAPI app that holds every route but the page's."""
+
+import re
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from modules.app import App
+from modules.generation.request import GenerationRequest
+from modules.jobs.job import Job
+from modules.runtime.version import VERSION
+from modules.server import errors, sdapi
+from modules.server.body import read_json
+from modules.server.errors import ApiError
+from modules.server.stream import events_of_client, events_of_job, image_data
+
+CLIENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
+KEY = re.compile(r"[\x21-\x7e]{1,128}")
+MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif"}
+IMAGE_HEADERS = {
+    "cache-control": "private, max-age=31536000, immutable",
+    "content-security-policy": "default-src 'none'; sandbox",
+}
+
+
+def create_api(app: App) -> FastAPI:
+    """/health, /api/v1 and /sdapi/v1. Put a Gate around it: these routes check no Host and no token."""
+    # FastAPI's documentation pages load scripts from a CDN.
+    api = FastAPI(title="Easel", version=VERSION, docs_url=None, redoc_url=None)
+    errors.install(api)
+    api.add_api_route("/health", _health, methods=["GET", "HEAD"])
+    api.include_router(routes(app), prefix="/api/v1")
+    api.include_router(sdapi.routes(app), prefix="/sdapi/v1")
+    return api
+
+
+async def _health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+def routes(app: App) -> APIRouter:
+    router = APIRouter()
+
+    def job_of(id: str) -> Job:
+        try:
+            return app.queue.get(id)
+        except KeyError:
+            raise ApiError(404, "there is no such job; it may be too old") from None
+
+    @router.post("/jobs")
+    async def submit(request: Request) -> JSONResponse:
+        wanted = GenerationRequest.model_validate(await read_json(request))
+        client = client_of(request, default="api")
+        key = idempotency_key(request)
+        job = await run_in_threadpool(app.queue.submit, wanted, app.settings.current, "api", client, key)
+        position = await run_in_threadpool(app.queue.position, job)
+        return JSONResponse({"id": job.id, "state": job.state, "position": position}, 202)
+
+    @router.get("/jobs")
+    def recent(request: Request, limit: int = 50) -> list[dict[str, Any]]:
+        client = client_of(request, default="api")
+        return [describe(app, job) for job in app.queue.of_client(client, min(max(limit, 1), 200))]
+
+    @router.get("/jobs/{id}")
+    def one(id: str) -> dict[str, Any]:
+        return describe(app, job_of(id))
+
+    @router.post("/jobs/{id}/{action}")
+    def act(id: str, action: str) -> dict[str, Any]:
+        actions = {"interrupt": app.queue.interrupt, "skip": app.queue.skip, "cancel": app.queue.cancel}
+        if action not in actions:
+            raise ApiError(404, "a job can be asked to interrupt, skip or cancel")
+        job = actions[action](job_of(id).id)
+        return {"id": job.id, "state": job.state, "position": app.queue.position(job)}
+
+    @router.get("/jobs/{id}/images/{index}")
+    def picture(id: str, index: int) -> Response:
+        job = job_of(id)
+        image = next((image for image in job.images if image.index == index), None)
+        if image is None:
+            raise ApiError(404, "the job has no such picture (yet)")
+        media = MEDIA.get(image.path.suffix.lower()) if image.path else "image/png"
+        data = app.keeper.read(job, image)
+        if data is None or media is None:
+            raise ApiError(410, "the picture's file is not there any more")
+        return Response(data, media_type=media, headers=IMAGE_HEADERS)
+
+    @router.get("/jobs/{id}/events")
+    def job_events(id: str) -> StreamingResponse:
+        return events_of_job(app, job_of(id))
+
+    @router.get("/events")
+    def client_events(request: Request) -> StreamingResponse:
+        return events_of_client(app, client_of(request))
+
+    @router.get("/status")
+    def status() -> dict[str, Any]:
+        model = app.model_status
+        return {
+            "version": VERSION,
+            "model": {"state": model.state, "text": model.text},
+            "waiting": app.queue.waiting(),
+            "running": app.queue.running is not None,
+            "problems": app.problems,
+        }
+
+    @router.get("/checkpoints")
+    def checkpoints() -> list[dict[str, Any]]:
+        return [
+            {
+                "title": one.title,
+                "name": one.model_name,
+                "hash": one.shorthash,
+                "size": one.size,
+                "problem": one.problem,
+            }
+            for one in app.library.list()
+        ]
+
+    @router.post("/tokens")
+    async def tokens(request: Request) -> dict[str, int]:
+        body = await read_json(request)
+        text = body.get("text")
+        if not isinstance(text, str) or set(body) != {"text"}:
+            raise ApiError(422, 'the body must be {"text": "…"}')
+        number, room = await run_in_threadpool(app.count_tokens, text)
+        return {"tokens": number, "room": room}
+
+    return router
+
+
+def describe(app: App, job: Job) -> dict[str, Any]:
+    """A job with its pictures, as JSON."""
+    return {
+        "id": job.id,
+        "state": job.state,
+        "position": app.queue.position(job),
+        "source": job.source,
+        "request": job.request.model_dump(mode="json"),
+        "created": job.created,
+        "started": job.started,
+        "finished": job.finished,
+        "error": job.error,
+        "images": [image_data(app, job, image) for image in job.images],
+    }
+
+
+def client_of(request: Request, default: str | None = None) -> str:
+    """Which browser tab or program asks: a random name that it gave itself. EventSource cannot set headers."""
+    client = request.headers.get("x-easel-client") or request.query_params.get("client") or default
+    if client is None or not CLIENT.fullmatch(client):
+        raise ApiError(422, "client must be 1 to 64 of the characters A-Z a-z 0-9 _ - (query or header X-Easel-Client)")
+    return client
+
+
+def idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not KEY.fullmatch(key):
+        raise ApiError(422, "Idempotency-Key must be 1 to 128 visible ASCII characters")
+    return None if key is None else f"key:{key}"

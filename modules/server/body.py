@@ -1,0 +1,101 @@
+"""Reading a JSON body that may be hostile: type, size, encoding, depth and numbers are checked before anything looks
+inside."""
+
+import json
+import math
+from typing import Any
+
+from fastapi import Request
+
+from modules.server.errors import ApiError, field_error
+
+MOST_JSON = 4 * 2**20  # bytes
+MOST_DEPTH = 32  # brackets within brackets
+
+
+async def read_json(request: Request, limit: int = MOST_JSON) -> dict[str, Any]:
+    """The body's object. A missing body is an empty object, as A1111's clients send none where none is needed."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "compressed request bodies are not accepted; send it without Content-Encoding")
+    data = await _read(request, limit)
+    if not data:
+        return {}
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"the body must be application/json, not {kind[:60] or 'without a Content-Type'!r}")
+    return parse(data)
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    try:
+        text = data.decode(json.detect_encoding(data))
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not valid {error.encoding.upper()} text at byte {error.start}") from error
+    _check_depth(text)
+    try:
+        body = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ApiError(400, f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from error
+    except ValueError as error:  # Python refuses to read integers of more than 4300 digits
+        raise ApiError(400, "the body holds a number with too many digits") from error
+    if not isinstance(body, dict):
+        raise ApiError(422, 'the body must be a JSON object such as {"prompt": "a cat"}')
+    _check_values(body, "")
+    return body
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and len(length) < 16 and int(length) > limit:
+        raise _too_large(limit)
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the body is larger than {limit // 2**20} MiB", connection="close")
+
+
+def _check_depth(text: str) -> None:
+    """Before parsing: Python's parser recurses."""
+    depth, inside, escaped = 0, False, False
+    for character in text:
+        if inside:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"':
+                inside = False
+        elif character == '"':
+            inside = True
+        elif character in "[{":
+            depth += 1
+            if depth > MOST_DEPTH:
+                raise ApiError(400, f"the body is nested more than {MOST_DEPTH} levels deep")
+        elif character in "]}":
+            depth -= 1
+
+
+def _check_values(value: Any, field: str) -> None:
+    """Python reads NaN, Infinity and halves of surrogate pairs, which are no JSON and no text."""
+    match value:
+        case dict():
+            for key, inner in value.items():
+                _check_values(key, field or "the name of a field")
+                _check_values(inner, f"{field}.{key}"[:80] if field else key[:80])
+        case list():
+            for index, inner in enumerate(value):
+                _check_values(inner, f"{field}[{index}]")
+        case float() if not math.isfinite(value):
+            raise field_error(field, value, "must be a finite number")
+        case str() if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise field_error(field, None, "has half of a surrogate pair, which is not text") from error
