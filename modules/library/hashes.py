@@ -31,14 +31,17 @@ def sha256_of(path: Path, watch: Callable[[int, int], None] | None = None) -> st
         before = Fingerprint.of(os.fstat(handle))
         digest, done = hashlib.sha256(), 0
         buffer = bytearray(CHUNK)
-        try:
-            while count := file.readinto(buffer):
-                digest.update(memoryview(buffer)[:count])
-                done += count
-                if watch:
-                    watch(done, before.size)
-        except OSError as error:
-            raise ModelFileError(path, f"cannot be read: {error.strerror or error}") from None
+        while done <= before.size:  # beyond it, the file grows while we read, perhaps for ever
+            try:
+                count = file.readinto(buffer) or 0
+            except OSError as error:
+                raise ModelFileError(path, f"cannot be read: {error.strerror or error}") from None
+            if not count:
+                break
+            digest.update(memoryview(buffer)[:count])
+            done += count
+            if watch:
+                watch(done, before.size)
         if Fingerprint.of(os.fstat(handle)) != before:
             raise ModelFileError(path, "changed while it was read; is it still being copied or downloaded?")
     return digest.hexdigest()

@@ -159,8 +159,9 @@ def _parse(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:100]
         raise _Unsound(f"corrupt header: no valid JSON ({reason})") from None
-    if len(content) > MAX_TENSORS + 1:
-        raise _Unsound(f"corrupt header: {len(content)} tensors, the limit is {MAX_TENSORS}")
+    tensors = len(content) - ("__metadata__" in content)
+    if tensors > MAX_TENSORS:
+        raise _Unsound(f"corrupt header: {tensors} tensors, the limit is {MAX_TENSORS}")
     return dict(content)
 
 

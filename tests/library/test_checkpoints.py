@@ -1,0 +1,265 @@
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from modules.library.checkpoints import PICKLED, Checkpoint, CheckpointLibrary, UnknownCheckpoint
+from modules.library.hashes import legacy_hash, sha256_of
+from modules.library.header import ModelFileError
+
+HEADER = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+
+
+def model(path: Path, weights: bytes = b"1234") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<Q", len(HEADER)) + HEADER + weights)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def library(folder: Path, tmp_path: Path) -> CheckpointLibrary:
+    folder.mkdir()
+    return CheckpointLibrary([folder], tmp_path / "cache" / "models.db")
+
+
+def names(library: CheckpointLibrary) -> list[str]:
+    return [checkpoint.name for checkpoint in library.refresh()]
+
+
+def problem(library: CheckpointLibrary, name: str) -> str | None:
+    return next(checkpoint.problem for checkpoint in library.refresh() if checkpoint.name == name)
+
+
+def test_names_as_measured(golden: Path, tmp_path: Path):
+    facts = json.loads((golden / "hashes.json").read_text())["checkpoint"]
+    library = CheckpointLibrary([golden / "models"], tmp_path / "models.db")
+    plain = library.find("tiny-sd1.safetensors")
+    assert plain.title == "tiny-sd1.safetensors" and plain.config == golden / "models" / "tiny-sd1.yaml"
+    checkpoint = library.hashed(plain)
+    for key in ("sha256", "shorthash", "title", "short_title", "name"):
+        assert getattr(checkpoint, key) == facts[key], key
+    assert legacy_hash(checkpoint.path) == facts["legacy_hash"]
+    for text in facts["ids"]:
+        assert library.find(text) == checkpoint, text
+        assert library.find(text.upper()) == checkpoint, text
+    assert checkpoint in library.list()
+
+
+def test_folders_below_and_the_first_of_a_name(folder: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    model(folder / "x.safetensors", b"AAAA")
+    model(other / "x.safetensors", b"BBBB")
+    model(other / "sub" / "y.safetensors")
+    (other / "sub" / "y.yaml").write_text("model: {}")
+    library = CheckpointLibrary([folder, other, tmp_path / "missing"], tmp_path / "models.db")
+    assert names(library) == ["sub/y.safetensors", "x.safetensors"]
+    assert library.find("x").path == folder / "x.safetensors"
+    y = library.find("y")
+    assert (y.model_name, y.flat_name, y.short_title) == ("y", "sub_y", "y")
+    assert y.config == other / "sub" / "y.yaml" and library.find("x").config is None
+    assert library.find("sub_y") == library.find("sub/y.safetensors") == y
+
+
+def test_finding(library: CheckpointLibrary, folder: Path):
+    for number, name in enumerate(["dream", "dreamier", "night v2", "night v10"]):
+        model(folder / f"{name}.safetensors", b"%4d" % number)
+    assert names(library)[2:] == ["night v2.safetensors", "night v10.safetensors"]
+    assert library.find("dream").model_name == "dream"
+    assert library.find("DREAMI").model_name == "dreamier"
+    with pytest.raises(UnknownCheckpoint, match="2 checkpoints go by 'night'; nearest: night v2"):
+        library.find("night")
+    with pytest.raises(UnknownCheckpoint, match="no checkpoint 'dreem'; nearest: dream"):
+        library.find("dreem")
+    with pytest.raises(UnknownCheckpoint):
+        library.find("  ")
+    hashed = library.hashed(library.find("dream"))
+    assert library.find(f"renamed [{hashed.shorthash}]") == hashed
+    assert library.find("dreamier [0123456789]").model_name == "dreamier"
+    assert library.find(hashed.sha256 or "") == hashed
+
+
+def test_an_empty_library_says_so(library: CheckpointLibrary):
+    with pytest.raises(UnknownCheckpoint, match="there is none at all"):
+        library.find("x")
+
+
+def test_broken_files_are_listed_with_the_reason(library: CheckpointLibrary, folder: Path):
+    model(folder / "good.safetensors")
+    model(folder / "cut.safetensors", b"12")
+    (folder / "empty.SafeTensors").write_bytes(b"")
+    (folder / "page.SAFETENSORS").write_bytes(b"<!DOCTYPE html>" + b" " * 100)
+    (folder / "old.ckpt").write_bytes(b"PK\3\4")
+    (folder / "old.ckpt ").write_bytes(b"\x80\x02}")
+    (folder / "x.safetensors.ckpt").write_bytes(b"\x80\x02}")
+    (folder / "llm.gguf").write_bytes(b"GGUF")
+    (folder / "notes.txt").write_text("not a model")
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "folder.safetensors").mkdir()
+    (folder / "nowhere.safetensors").symlink_to(folder / "gone")
+    found = {checkpoint.name: checkpoint.problem for checkpoint in library.refresh()}
+    assert found.pop("good.safetensors") is None
+    for name, word in {
+        "cut.safetensors": "incomplete",
+        "empty.SafeTensors": "empty",
+        "page.SAFETENSORS": "HTML page",
+        "old.ckpt": PICKLED,
+        "old.ckpt ": PICKLED,
+        "x.safetensors.ckpt": PICKLED,
+        "llm.gguf": "not supported: .gguf",
+        "pipe.safetensors": "named pipe",
+        "folder.safetensors": "folder",
+        "nowhere.safetensors": "leads nowhere",
+    }.items():
+        assert word in str(found.pop(name)), name
+    assert found == {}
+    assert [checkpoint.name for checkpoint in library.usable()] == ["good.safetensors"]
+    with pytest.raises(ModelFileError, match="cut.safetensors: incomplete"):
+        library.find("cut.safetensors")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(library: CheckpointLibrary, folder: Path):
+    model(folder / "x.safetensors").chmod(0)
+    assert "Permission denied" in str(problem(library, "x.safetensors"))
+    (folder / "x.safetensors").chmod(0o600)
+    assert problem(library, "x.safetensors") is None
+
+
+def test_odd_names_are_safe_and_selectable(library: CheckpointLibrary, folder: Path):
+    odd = [b"a\nb", b"<img src=x onerror=alert(1)>", b"-rf", b"caf\xe9", b"CON", b"\xe2\x80\xae", b"x" * 243]
+    for number, name in enumerate(odd):
+        model(Path(os.fsdecode(os.fsencode(folder) + b"/" + name + b".safetensors")), b"%4d" % number)
+    listed = library.refresh()
+    assert len(listed) == len(odd) and all(checkpoint.problem is None for checkpoint in listed)
+    for checkpoint in listed:
+        assert checkpoint.name.isprintable() and checkpoint.name.encode("utf-8")
+        hashed = library.hashed(checkpoint)
+        assert library.find(hashed.shorthash or "") == hashed == library.find(hashed.title)
+    assert CheckpointLibrary([folder], library._cache.path).find(listed[0].name).sha256
+
+
+def test_loops_of_links_end(library: CheckpointLibrary, folder: Path, tmp_path: Path):
+    model(folder / "sub" / "x.safetensors")
+    (folder / "sub" / "again").symlink_to(folder)
+    (folder / "self").symlink_to(folder / "self")
+    (folder / "a").symlink_to(folder / "b")
+    (folder / "b").symlink_to(folder / "a")
+    model(tmp_path / "elsewhere" / "y.safetensors")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    assert names(library) == ["linked/y.safetensors", "sub/x.safetensors"]
+
+
+def test_hashes_are_kept_until_the_file_changes(
+    library: CheckpointLibrary, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = model(folder / "x.safetensors", b"AAAA")
+    first = library.hashed(library.find("x"))
+    calls: list[Path] = []
+    monkeypatch.setattr("modules.library.checkpoints.sha256_of", lambda p, w: calls.append(p) or sha256_of(p, w))
+    again = CheckpointLibrary([folder], library._cache.path)
+    assert again.find("x").title == first.title and again.hashed(again.find("x")) == first and calls == []
+    replaced = model(folder / "new", b"BBBB")
+    os.utime(replaced, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))  # same size, same time
+    replaced.replace(path)
+    changed = again.hashed(again.find("x"))
+    assert calls == [path] and changed.sha256 != first.sha256
+    assert [checkpoint.sha256 for checkpoint in again.refresh()] == [changed.sha256]
+
+
+def test_a_growing_file_is_incomplete_then_whole(library: CheckpointLibrary, folder: Path):
+    path = model(folder / "x.safetensors", b"12")
+    assert "incomplete" in str(problem(library, "x.safetensors"))
+    with path.open("ab") as file:
+        file.write(b"34")
+    assert problem(library, "x.safetensors") is None
+
+
+def test_a_deleted_file_is_said(library: CheckpointLibrary, folder: Path):
+    checkpoint = library.find(model(folder / "x.safetensors").name)
+    checkpoint.path.unlink()
+    with pytest.raises(ModelFileError, match="x.safetensors: is not there any more"):
+        library.hashed(checkpoint)
+    assert names(library) == []
+
+
+def test_hashing_can_be_watched_and_stopped(folder: Path):
+    path = model(folder / "x.safetensors", bytes(9 * 2**20))
+    seen: list[tuple[int, int]] = []
+    digest = sha256_of(path, lambda done, total: seen.append((done, total)))
+    assert len(seen) == 3 and seen[-1] == (path.stat().st_size,) * 2 and len(digest) == 64
+
+    def stop(done: int, total: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        sha256_of(path, stop)
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_refused(folder: Path):
+    path = model(folder / "x.safetensors", bytes(9 * 2**20))
+
+    def grow(done: int, total: int) -> None:
+        with path.open("ab") as file:
+            file.write(b"x")
+
+    with pytest.raises(ModelFileError, match="changed while it was read"):
+        sha256_of(path, grow)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database" * 100, b"SQLite format 3\0" + bytes(500)])
+def test_a_broken_cache_starts_anew(folder: Path, tmp_path: Path, content: bytes):
+    model(folder / "x.safetensors")
+    cache = tmp_path / "models.db"
+    cache.write_bytes(content)
+    checkpoint = CheckpointLibrary([folder], cache).find("x")
+    hashed = CheckpointLibrary([folder], cache).hashed(checkpoint)
+    assert CheckpointLibrary([folder], cache).find("x").sha256 == hashed.sha256
+
+
+def test_a_cache_that_cannot_be_written_is_no_hindrance(folder: Path, tmp_path: Path):
+    model(folder / "x.safetensors")
+    (tmp_path / "file").write_text("")
+    library = CheckpointLibrary([folder], tmp_path / "file" / "models.db")
+    assert library.hashed(library.find("x")).sha256 == library.find("x").sha256 is not None
+
+
+def test_ten_thousand_files(library: CheckpointLibrary, folder: Path):
+    for number in range(10_000):
+        (folder / f"m{number}.safetensors").write_bytes(struct.pack("<Q", len(HEADER)) + HEADER + b"1234")
+    started = time.process_time()
+    assert len(library.list()) == 10_000
+    assert time.process_time() - started < 4
+    started = time.process_time()
+    assert len(CheckpointLibrary([folder], library._cache.path).list()) == 10_000
+    assert time.process_time() - started < 1.5
+
+
+def test_many_large_headers_do_not_hold_up_the_list(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("modules.library.checkpoints.CHECK_BUDGET_S", 0.0)
+    model(folder / "x.safetensors", b"12")  # the brief look cannot see that it is cut
+    (folder / "page.safetensors").write_bytes(b"<html>" + b" " * 100)
+    library = CheckpointLibrary([folder], tmp_path / "models.db")
+    assert problem(library, "x.safetensors") is None and "HTML" in str(problem(library, "page.safetensors"))
+    monkeypatch.setattr("modules.library.checkpoints.CHECK_BUDGET_S", 5.0)
+    assert "incomplete" in str(problem(library, "x.safetensors"))
+
+
+def test_nothing_here_imports_torch():
+    code = "import sys, modules.library.checkpoints; assert not {'torch', 'safetensors', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_checkpoint_is_plain_data(library: CheckpointLibrary, folder: Path):
+    checkpoint = library.find(model(folder / "x.safetensors").name)
+    assert isinstance(checkpoint, Checkpoint) and checkpoint.size == checkpoint.path.stat().st_size
+    assert checkpoint.mtime_ns == checkpoint.path.stat().st_mtime_ns
