@@ -24,7 +24,9 @@ def networks(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any], se
     )
 
 
-def save_single_file(path: Path, unet: Any, vae: Any, text: Any, dtype: torch.dtype = torch.float16) -> Path:
+def save_single_file(
+    path: Path, unet: Any, vae: Any, text: Any, dtype: torch.dtype = torch.float16, metadata: dict[str, str] | None = None
+) -> Path:
     """One LDM-layout .safetensors of the three networks."""
     tensors = {}
     for own, theirs in ldm.unet_names(unet.state_dict(), unet.config.layers_per_block):
@@ -34,7 +36,7 @@ def save_single_file(path: Path, unet: Any, vae: Any, text: Any, dtype: torch.dt
         tensors[theirs] = weight[:, :, None, None] if ".attn_1." in theirs and weight.ndim == 2 else weight
     for own, theirs in ldm.clip_names(text.state_dict(), f"{ldm.TEXT}text_model."):
         tensors[theirs] = text.state_dict()[own]
-    save_file({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+    save_file({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"} | (metadata or {}))
     return path
 
 
