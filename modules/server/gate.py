@@ -187,8 +187,8 @@ class Tries:
             self._times.popitem(last=False)
 
     def too_many(self, scope: Scope) -> bool:
-        times = self._times.get(_address(scope), ())
-        return len(times) == TRIES_A_MINUTE and time.monotonic() - times[0] < 60
+        times = self._times.get(_address(scope))
+        return times is not None and len(times) == TRIES_A_MINUTE and time.monotonic() - times[0] < 60
 
 
 def _address(scope: Scope) -> str:
