@@ -9,7 +9,7 @@ const ATTRIBUTES = ["placeholder", "aria-label", "title"];
 const spoken = new Map(); // text node or element+attribute → id, once recognised
 const listeners = [];
 
-export let language = document.documentElement.lang in data.texts ? document.documentElement.lang : "en";
+export let language = localStorage.getItem("easel.language") || (/^zh/.test(navigator.language) ? "zh" : "en");
 
 // What the page knows of a checkpoint, by its title: "name [hash]", where the hash may not be known yet.
 export const checkpointOf = (title) => data.checkpoints[title.replace(/ \[[0-9a-f]+\]$/, "")];
@@ -26,9 +26,14 @@ export function has(id) {
 export function setLanguage(chosen) {
   language = chosen;
   localStorage.setItem("easel.language", chosen);
-  document.documentElement.lang = chosen;
+  keepLanguage();
   translate(document.body);
   for (const listener of listeners) listener();
+}
+
+// Gradio writes the browser's language there, whatever was chosen.
+function keepLanguage() {
+  if (document.documentElement.lang !== language) document.documentElement.lang = language;
 }
 
 export function onLanguage(listener) {
@@ -37,6 +42,8 @@ export function onLanguage(listener) {
 
 export function startTranslating() {
   translate(document.body);
+  keepLanguage();
+  new MutationObserver(keepLanguage).observe(document.documentElement, { attributeFilter: ["lang"] });
   new MutationObserver((changes) => {
     for (const change of changes) {
       for (const node of change.addedNodes) translate(node);

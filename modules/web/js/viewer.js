@@ -18,6 +18,7 @@ export function showViewer() {
   on("preview-shown", (event) => following && showPreview(event));
   on("recalled", () => following && !running() && pictures.length && choose(pictures.at(-1)));
   on("forgotten", empty);
+  on("changed", leavePreview);
   onLanguage(() => shown && describe(shown));
   new ResizeObserver(layOut).observe($("easel_stage"));
   $("easel_actual").onclick = () => setActual(!actual);
@@ -109,6 +110,15 @@ function showPreview(event) {
   latest = event;
   const { width, height } = event;
   show(event.image, () => latest === event && following && running(), { width, height });
+}
+
+// A run that ended without a picture leaves its preview behind: back to what was shown before.
+function leavePreview() {
+  if (running() || !$("easel_stage").classList.contains("preview")) return;
+  latest = null;
+  $("easel_stage").classList.remove("preview");
+  if (shown) show(shown.url, () => !running());
+  else empty();
 }
 
 function layOut() {
