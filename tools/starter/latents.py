@@ -23,6 +23,7 @@ from tools.starter.networks import SCALE
 log = logging.getLogger(__name__)
 
 BATCH = 16
+LIFT_FROM = 0.45  # of the largest deviation, 0-1
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,19 @@ def load_latents(run: Path) -> Latents:
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, z: Tensor, variance: Tensor) -> Tensor:
-    """Latents whose channels, times SCALE, have mean 0, deviation 1 and no correlation; the VAE is changed to fit.
+    """Latents whose channels, times SCALE, have mean 0, no correlation, mostly deviation 1. Changes the VAE to fit.
 
     z: (N, 4, H/8, W/8), unscaled; variance: (4,), how unsure the encoder is of them, on average.
-    With z' = W (z - mu), W cov(z) W^T = 1 / SCALE^2; W and mu are folded into the last convolution of the encoder and
-    undone in the first of the decoder, so the pictures stay the same. Without it the noise of diffusion hides what
-    lies in the directions of small variance: in these latents, colour.
+    z' = W (z - mu); W and mu are folded into the last convolution of the encoder and undone in the first of the
+    decoder, so the pictures stay the same. Without it the noise of diffusion hides what lies in the directions of
+    small variance. The smallest, however, holds little but the texture of edges, which is hard to learn: lifted to
+    deviation 1 it took 55 % of the loss. So no axis is lifted further than one of LIFT_FROM times the largest would be.
     """
     flat = z.double().transpose(0, 1).flatten(1)  # (4, places)
     mu = flat.mean(1)
     variances, axes = torch.linalg.eigh(torch.cov(flat))
-    forward = torch.diag(variances.rsqrt()) @ axes.T / SCALE  # W, (4, 4)
+    deviations = variances.sqrt()
+    forward = torch.diag(1 / deviations.clamp(min=LIFT_FROM * deviations.max())) @ axes.T / SCALE  # W, (4, 4)
     back = torch.linalg.inv(forward)
     quant, post_quant = vae.quant_conv, vae.post_quant_conv  # both 1 x 1
     encode, decode = quant.weight[:4, :, 0, 0].double().cpu(), post_quant.weight[:, :, 0, 0].double().cpu()

@@ -54,7 +54,6 @@ def parse() -> argparse.Namespace:
     option("--sheet-cfg", type=float, default=5.0)
     option("--device", default="auto", help="cpu, cuda or auto")
     option("--threads", type=int, default=1, help="of the CPU")
-    option("--no-compile", action="store_true", help="do not use torch.compile, which needs a C++ compiler")
     options = parser.parse_args()
     unknown = set(options.stages) - set(STAGES)
     if unknown:
@@ -117,7 +116,7 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
             torch.manual_seed(seed)
             unet = load_unet(warm / "unet") if warm else make_unet(UNetSizes(), text.config.hidden_size)
             plan = Plan(options.unet_minutes, options.rate)
-            training = UNetTraining(plan, options.batch, seed, compiled=not options.no_compile)
+            training = UNetTraining(plan, options.batch, seed)
             train_unet(run, training, unet, text, device)
         case "polish":
             from tools.starter.polish import Polishing, polish_vae
