@@ -115,7 +115,7 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
             text = CLIPTextModel.from_pretrained(warm / "text_encoder" if warm else run / "text")
             torch.manual_seed(seed)
             unet = load_unet(warm / "unet") if warm else make_unet(UNetSizes(), text.config.hidden_size)
-            plan = Plan(options.unet_minutes, options.rate)
+            plan = Plan(options.unet_minutes, options.rate, tail=0.25)
             training = UNetTraining(plan, options.batch, seed)
             train_unet(run, training, unet, text, device)
         case "polish":
