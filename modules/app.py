@@ -83,9 +83,12 @@ class App:
         self.worker.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Ends the worker after its present step and closes every event stream. False: the worker is still at it."""
+        """Ends the worker after its present step and closes every event stream. False: the worker is still at it, its
+        job is made again at the next start, and the process must end now."""
         self.events.close()
         ended = self.worker.stop(timeout_s)
+        if not ended and (run := self.queue.running):
+            self.queue.put_back(run)
         self.store.close()
         return ended
 
