@@ -202,7 +202,9 @@ class Worker:
         todo = plan(job.request, {image.index for image in job.images})
         last_of_batch = {batch[-1].index for batch in todo.batches}
         pictures = iter(()) if run.ends else engine.generate(todo, model, checkpoint, settings, teller.watch)
+        cut = False
         for made in pictures:
+            cut = cut or (not made.complete and run.ends)
             if made.complete or not run.cancel:
                 teller.tell_saving(made.plan.batch)
                 self._keeper.keep(run, made, checkpoint, settings)
@@ -210,12 +212,12 @@ class Worker:
                 run.skip = False  # it came too late for that batch, and does not mean the next
                 if run.ends or self._stopping.is_set():
                     break
-        return self._outcome(run)
+        return self._outcome(run, cut)
 
-    def _outcome(self, run: Run) -> State:
+    def _outcome(self, run: Run, cut: bool) -> State:
         """How it ended: an interrupt that came when all was done has changed nothing."""
         request, made = run.job.request, len(run.job.images)
-        if made == request.batch_size * request.batch_count:
+        if not cut and made == request.batch_size * request.batch_count:
             return "done"
         if run.ends:
             return "cancelled" if run.cancel else "interrupted"

@@ -60,19 +60,20 @@ def _described(value: Any) -> str:
 
 def validation_error(error: ValidationError, names: dict[str, str] | None = None) -> ApiError:
     """422 for a request that cannot be. `names` gives the client's names of our fields."""
-    details = []
-    for one in error.errors(include_url=False)[:MOST_DETAILS]:
-        field = ".".join(str(part) for part in one["loc"]) or "request"
+    details: dict[str, dict[str, Any]] = {}
+    for one in error.errors(include_url=False):
+        field = str(one["loc"][0]) if one["loc"] else "request"
         field = (names or {}).get(field, field)[:SHOWN]
         limit = next((value for key, value in one.get("ctx", {}).items() if key in LIMITS), None)
         message = one["msg"].removeprefix("Value error, ")
         if one["type"] == "extra_forbidden":
             message = "there is no such field"
         value = None if field == "request" else one["input"]
-        details.append(entry(field, value, message[:300], limit))
-    first = details[0]
+        # A field that may be of two types fails once for each; the last is the wider one.
+        details[field] = entry(field, value, message[:300], limit)
+    first = next(iter(details.values()))
     where = "" if first["field"] == "request" else f"{first['field']}: "
-    return ApiError(422, f"{where}{first['message']}", details)
+    return ApiError(422, f"{where}{first['message']}", list(details.values())[:MOST_DETAILS])
 
 
 def as_api_error(error: Exception) -> ApiError | None:
