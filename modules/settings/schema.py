@@ -132,7 +132,9 @@ class SavingToDirs(Section):
 class Compatibility(Section):
     key, title = "compatibility", "Compatibility with older pictures"
 
-    auto_backcompat: bool = setting(True, "Read the infotext of an old version with that version's options.")
+    auto_backcompat: bool = setting(
+        True, "Read the infotext of an old version with that version's options.", effective=False
+    )
     use_old_emphasis_implementation: bool = setting(False, "Emphasis as in 2022.", effective=False)
     use_old_karras_scheduler_sigmas: bool = setting(False, "Karras noise levels from 0.1 to 10.", effective=False)
     no_dpmpp_sde_batch_determinism: bool = setting(
@@ -193,7 +195,9 @@ class Optimizations(Section):
     pad_cond_uncond_v0: bool = setting(
         False, "Pad as old versions did, with the same vector again.", infotext="Pad conds v0", effective=False
     )
-    batch_cond_uncond: bool = setting(True, "Prompt and negative prompt go through the network together.")
+    batch_cond_uncond: bool = setting(
+        True, "Prompt and negative prompt go through the network together.", effective=False
+    )
 
 
 class SamplerParameters(Section):
@@ -209,14 +213,22 @@ class SamplerParameters(Section):
         0.0, "Churn below this noise level. 0: no limit.", ge=0, le=999, step=0.01, infotext="Sigma tmax"
     )
     s_noise: float = setting(1.0, "Strength of added noise.", ge=0, le=1.1, step=0.001, infotext="Sigma noise")
-    sigma_min: float = setting(0.0, "Smallest noise level. 0: the model's.", ge=0, infotext="Schedule min sigma")
-    sigma_max: float = setting(0.0, "Largest noise level. 0: the model's.", ge=0, infotext="Schedule max sigma")
-    rho: float = setting(0.0, "Bend of the schedule. 0: the schedule's own.", ge=0, infotext="Schedule rho")
+    sigma_min: float = setting(
+        0.0, "Smallest noise level. 0: the model's.", ge=0, infotext="Schedule min sigma", effective=False
+    )
+    sigma_max: float = setting(
+        0.0, "Largest noise level. 0: the model's.", ge=0, infotext="Schedule max sigma", effective=False
+    )
+    rho: float = setting(
+        0.0, "Bend of the schedule. 0: the schedule's own.", ge=0, infotext="Schedule rho", effective=False
+    )
     eta_noise_seed_delta: int = setting(0, "Added to the seed of later noise.", ge=-(2**53), le=2**53, infotext="ENSD")
     always_discard_next_to_last_sigma: bool = setting(
-        False, "Leave out the last noise level but one.", infotext="Discard penultimate sigma"
+        False, "Leave out the last noise level but one.", infotext="Discard penultimate sigma", effective=False
     )
-    sgm_noise_multiplier: bool = setting(False, "First noise as in SGM.", infotext="SGM noise multiplier")
+    sgm_noise_multiplier: bool = setting(
+        False, "First noise as in SGM.", infotext="SGM noise multiplier", effective=False
+    )
     uni_pc_variant: Literal["bh1", "bh2", "vary_coeff"] = setting(
         "bh1", "Form of UniPC.", infotext="UniPC variant", effective=False
     )
@@ -268,7 +280,7 @@ class StableDiffusion(Section):
     hires_fix_refiner_pass: Literal["first pass", "second pass", "both passes"] = setting(
         "second pass", "Where the refiner works.", infotext="Hires refiner", effective=False
     )
-    enable_prompt_comments: bool = setting(True, "Text after # in a prompt is a comment.")
+    enable_prompt_comments: bool = setting(True, "Text after # in a prompt is a comment.", effective=False)
     sd_vae: str = setting("Automatic", "The VAE: a file's name, Automatic or None.", infotext="VAE", effective=False)
     sd_checkpoint_hash: str = setting("", "The sha256 of the checkpoint in use; kept by the program.", effective=False)
 
@@ -327,7 +339,7 @@ class Infotext(Section):
 class LivePreviews(Section):
     key, title = "ui", "Live previews"
 
-    show_progressbar: bool = setting(True, "Show how far the run is.")
+    show_progressbar: bool = setting(True, "Show how far the run is.", effective=False)
     live_previews_enable: bool = setting(True, "Show the picture while it is made.")
     live_previews_image_format: Literal["jpeg", "png", "webp"] = setting("png", "Format of previews.", effective=False)
     show_progress_every_n_steps: int = setting(
@@ -339,7 +351,9 @@ class LivePreviews(Section):
     live_preview_content: Literal["Combined", "Prompt", "Negative prompt"] = setting(
         "Prompt", "Which prediction previews show.", effective=False
     )
-    live_preview_refresh_period: int = setting(1000, "Milliseconds between previews.", ge=0, le=3_600_000)
+    live_preview_refresh_period: int = setting(
+        1000, "Milliseconds between previews.", ge=0, le=3_600_000, effective=False
+    )
     live_preview_fast_interrupt: bool = setting(False, "An interrupt takes the last preview.", effective=False)
 
 
@@ -347,15 +361,17 @@ class PromptEditing(Section):
     key, title = "ui_prompt_editing", "Prompt editing"
 
     keyedit_precision_attention: float = setting(
-        0.1, "How much Ctrl+up and Ctrl+down change a weight.", ge=0.01, le=0.2, step=0.001
+        0.1, "How much Ctrl+up and Ctrl+down change a weight.", ge=0.01, le=0.2, step=0.001, effective=False
     )
-    keyedit_precision_extra: float = setting(0.05, "The same for <lora:…>.", ge=0.01, le=0.2, step=0.001)
-    keyedit_delimiters: str = setting(r".,\/!?%^*;:{}=`~() ", "Characters that end a word.")
+    keyedit_precision_extra: float = setting(
+        0.05, "The same for <lora:…>.", ge=0.01, le=0.2, step=0.001, effective=False
+    )
+    keyedit_delimiters: str = setting(r".,\/!?%^*;:{}=`~() ", "Characters that end a word.", effective=False)
     keyedit_delimiters_whitespace: list[Literal["Tab", "Carriage Return", "Line Feed"]] = setting(
-        ["Tab", "Carriage Return", "Line Feed"], "White space that ends a word."
+        ["Tab", "Carriage Return", "Line Feed"], "White space that ends a word.", effective=False
     )
-    keyedit_move: bool = setting(True, "Alt+left and Alt+right move a part of the prompt.")
-    disable_token_counters: bool = setting(False, "Show no token counters.")
+    keyedit_move: bool = setting(True, "Alt+left and Alt+right move a part of the prompt.", effective=False)
+    disable_token_counters: bool = setting(False, "Show no token counters.", effective=False)
     include_styles_into_token_counters: bool = setting(True, "Count the tokens of styles too.", effective=False)
 
 
@@ -369,8 +385,8 @@ class Interface(Section):
     ui_tab_order: list[str] = setting([], "Order of the tabs.", effective=False)
     localization: str = setting("None", "Language of the page.", effective=False)
     show_progress_in_title: bool = setting(True, "The tab's title shows progress.", effective=False)
-    send_seed: bool = setting(True, "Sending a picture to another tab sends its seed.")
-    send_size: bool = setting(True, "Sending a picture to another tab sends its size.")
+    send_seed: bool = setting(True, "Sending a picture to another tab sends its seed.", effective=False)
+    send_size: bool = setting(True, "Sending a picture to another tab sends its size.", effective=False)
     interrupt_after_current: bool = setting(True, "Interrupt waits for the picture being made.", effective=False)
     samples_log_stdout: bool = setting(False, "Write infotexts to the log.", effective=False)
 
@@ -380,7 +396,9 @@ class System(Section):
 
     api_enable_requests: bool = setting(False, "API images may be URLs.", security=True, effective=False)
     api_forbid_local_requests: bool = setting(True, "URLs of this network are refused.", security=True, effective=False)
-    auto_launch_browser: Literal["Disable", "Local", "Remote"] = setting("Local", "Open the browser at the start.")
+    auto_launch_browser: Literal["Disable", "Local", "Remote"] = setting(
+        "Local", "Open the browser at the start.", effective=False
+    )
     list_hidden_files: bool = setting(True, "List models in folders whose name starts with a dot.", effective=False)
     disabled_extensions: list[str] = setting([], "Extensions that are switched off.", security=True, effective=False)
     disable_all_extensions: Literal["none", "extra", "all"] = setting(

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules.settings.schema import INFOTEXT_SETTINGS, SETTINGS, SettingError, Settings, refuse_protected
-from tests.golden import GOLDEN
+from tests.golden import GOLDEN, REPOSITORY
 
 FACTS = GOLDEN.parent / "facts" / "settings.tsv"
 
@@ -48,6 +49,14 @@ def test_defaults_types_ranges_and_infotext_names_are_those_of_a1111():
             )
         if row["component"] == "Radio" and info.choices:
             assert list(info.choices) == json.loads(row["range_or_choices"])["choices"], key
+
+
+def test_what_claims_an_effect_is_read_somewhere():
+    """Only then may page and docs offer it; whoever makes a setting work takes its `effective=False` away."""
+    sources = [p for kind in ("*.py", "*.js") for p in (REPOSITORY / "modules").rglob(kind) if p.name != "schema.py"]
+    code = "\n".join(path.read_text("utf-8") for path in (*sources, REPOSITORY / "webui.py"))
+    read = set(re.findall(r"""(?:[a-z]\.|["'])([A-Za-z_0-9]+)\b""", code))
+    assert [key for key, info in SETTINGS.items() if info.effective and key not in read] == []
 
 
 def test_overrides_make_a_new_snapshot():
