@@ -136,7 +136,7 @@ def understand(body: Mapping[str, Any], settings: Settings) -> Txt2Img:
             sampler=sampler,
             schedule=schedule,
             steps=parameters["steps"],
-            cfg_scale=parameters["cfg_scale"],
+            cfg_scale=_as_float(parameters["cfg_scale"]),
             width=parameters["width"],
             height=parameters["height"],
             seed=parameters["seed"],
@@ -175,13 +175,19 @@ def _fill_from_infotext(
     for name, value in reading.fields.items():
         if ours[name] and ours[name] not in body:
             parameters[ours[name]] = value
-    overrides = dict(reading.fields.get("overrides", {}))
+    named = reading.fields.get("overrides", {})
+    overrides = {key: value for key, value in named.items() if value != getattr(settings, key)}
     checkpoint = reading.fields.get("checkpoint")
     if checkpoint and not settings.disable_weights_auto_swap:
         overrides["sd_model_checkpoint"] = checkpoint
     if isinstance(parameters["override_settings"], dict | None):
         parameters["override_settings"] = {**overrides, **(parameters["override_settings"] or {})}
     warnings += [f"infotext: {one} has no effect" for one in reading.unmapped[:20]]
+
+
+def _as_float(value: Any) -> Any:
+    """A1111's API takes 7 for 7.0, and its infotexts say so; what is no number is left to the validation."""
+    return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 
 def _refuse_what_is_not_built(values: Mapping[str, Any]) -> None:
@@ -210,7 +216,7 @@ def _sampler_and_schedule(parameters: Mapping[str, Any]) -> tuple[Any, Any]:
         for ending in (f" {info.label}".casefold(), f"_{info.name[:2]}"):  # "DPM++ 2M Karras", "k_dpmpp_2m_ka"
             start = sampler[: -len(ending)]
             if sampler.casefold().endswith(ending) and sampler.casefold() not in known and start.casefold() in known:
-                return start, info.label if schedule == "Automatic" else schedule
+                return start, info.label if schedule.casefold() == "automatic" else schedule
     return sampler, schedule
 
 

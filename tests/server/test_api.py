@@ -77,7 +77,9 @@ def test_limits_are_told(served):
     assert detail[0]["limit"] == 2048 and detail[0]["value"] == 100000
     many = served.http.post("/api/v1/jobs", json={f"wrong{n}": "x" * 1000 for n in range(500)})
     assert len(many.json()["detail"]) <= MOST_DETAILS and len(many.content) <= 4096
-    product = served.http.post("/api/v1/jobs", json={"width": 2048, "height": 2048, "steps": 150, "batch_count": 100, "batch_size": 8})
+    product = served.http.post(
+        "/api/v1/jobs", json={"width": 2048, "height": 2048, "steps": 150, "batch_count": 100, "batch_size": 8}
+    )
     assert product.status_code == 422 and "width × height × steps × images" in product.json()["error"]
 
 
@@ -109,7 +111,9 @@ def test_hostile_json_is_a_small_4xx(served, body, status, says):
     assert served.http.get("/api/v1/jobs").json() == []
 
 
-@pytest.mark.parametrize("kind", ["text/plain", None, "multipart/form-data; boundary=x", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", None, "multipart/form-data; boundary=x", "application/x-www-form-urlencoded"]
+)
 def test_what_a_foreign_form_could_send_is_not_executed(served, kind):
     headers = {"content-type": kind} if kind else {}
     assert served.http.post("/api/v1/jobs", content=json.dumps(ASK), headers=headers).status_code == 415
@@ -118,7 +122,9 @@ def test_what_a_foreign_form_could_send_is_not_executed(served, kind):
 
 def test_bodies_have_a_limit(served):
     huge = b'{"prompt": "' + b"x" * (5 * 2**20) + b'"}'
-    assert served.http.post("/api/v1/jobs", content=huge, headers={"content-type": "application/json"}).status_code == 413
+    assert (
+        served.http.post("/api/v1/jobs", content=huge, headers={"content-type": "application/json"}).status_code == 413
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
@@ -197,7 +203,9 @@ def test_a_tab_hears_of_its_own_jobs_from_queue_to_picture(serve):
         events = messages(stream)
         assert next(events)["type"] == "model"
         foreign = served.http.post("/api/v1/jobs", json=ASK, headers={"x-easel-client": "other"}).json()["id"]
-        mine = served.http.post("/api/v1/jobs", json={**ASK, "batch_count": 2}, headers={"x-easel-client": "mine"}).json()["id"]
+        mine = served.http.post(
+            "/api/v1/jobs", json={**ASK, "batch_count": 2}, headers={"x-easel-client": "mine"}
+        ).json()["id"]
         pause.wait()
         pause.go.set()
         heard = []
@@ -226,7 +234,9 @@ def test_a_tab_hears_of_its_own_jobs_from_queue_to_picture(serve):
 def test_a_page_that_is_loaded_again_finds_its_run(serve):
     pause = Pause(at=2, index=1)
     served = serve(Painter(pause))
-    id = served.http.post("/api/v1/jobs", json={**ASK, "batch_count": 2}, headers={"x-easel-client": "mine"}).json()["id"]
+    id = served.http.post("/api/v1/jobs", json={**ASK, "batch_count": 2}, headers={"x-easel-client": "mine"}).json()[
+        "id"
+    ]
     pause.wait()
     with served.http.stream("GET", "/api/v1/events?client=mine") as stream:
         events = messages(stream)
@@ -275,7 +285,9 @@ def test_nothing_heavy_is_imported_by_server_and_app():
     import subprocess
     import sys
 
-    script = "import sys, modules.app, modules.server.api, modules.server.gate; print([n for n in ('torch', 'transformers', "
+    script = (
+        "import sys, modules.app, modules.server.api, modules.server.gate; print([n for n in ('torch', 'transformers', "
+    )
     script += "'diffusers', 'gradio', 'numpy.random') if n in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert found.stdout.strip() in ("[]", "['numpy.random']"), found.stderr
