@@ -10,18 +10,20 @@ import { bindDrop } from "./png_info.js";
 import { showProblems } from "./problems.js";
 import { showProgress } from "./progress.js";
 import { bindPrompts } from "./prompt.js";
-import { follow } from "./runs.js";
+import { act, follow } from "./runs.js";
 import { bindGenerate } from "./submit.js";
 import { showViewer } from "./viewer.js";
-import { act } from "./runs.js";
 
 const AFTER = { "png-info": bindDrop }; // slots of tabs that are built when they are opened
+const NEEDED = [
+  "#txt2img_prompt textarea", "#txt2img_seed input", "#txt2img_ticket textarea", "#txt2img_saved textarea", "#txt2img_reply",
+  "#txt2img_restore", "#txt2img_gallery", "#easel_model", "#txt2img_aspects button", "#setting_sd_model_checkpoint input",
+];
 let started = false;
 
 function look() {
   for (const slot of document.querySelectorAll(".slot:not([data-filled])")) fill(slot);
-  const ready = box("prompt") && document.getElementById("txt2img_gallery") && document.getElementById("txt2img_reply");
-  if (ready && !started) start();
+  if (!started && NEEDED.every((selector) => document.querySelector(selector))) start();
 }
 
 function fill(slot) {
