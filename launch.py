@@ -62,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
 def start(flags: Namespace, typed: Sequence[str], program: Path = ROOT / "webui.py") -> int:
     """Set-up, then the server and its keeper. The port is opened first: a taken one is told before any download."""
     paths_from(flags)
+    listening.passwords_from(flags)
     listener = listening.open_listener(flags)
     with listener:
         for note in command_line.notes(typed):
@@ -157,7 +158,8 @@ def has_screen(environ: Mapping[str, str]) -> bool:
 
 
 def say(sentence: str) -> None:
-    print(sentence, flush=True)
+    sys.stdout.write(sentence + "\n")  # in one piece: the server writes to the same screen
+    sys.stdout.flush()
 
 
 # -- for extensions ----------------------------------------------------------------------------------------------------
