@@ -63,3 +63,27 @@ def v_to_eps(z: Tensor, v: Tensor, alpha_cumprod: Tensor) -> Tensor:
 def add_noise(x0: Tensor, eps: Tensor, alpha_cumprod: Tensor) -> Tensor:
     """Variance-preserving z at the level ᾱ; where samplers that walk timesteps start from a given latent."""
     return alpha_cumprod.sqrt() * x0 + (1 - alpha_cumprod).sqrt() * eps
+
+
+CONSISTENCY_STEPS = 50  # levels that latent consistency models were distilled at
+
+
+def consistency_levels(alphas_cumprod: Tensor) -> Tensor:
+    """(50,) of (T,): ᾱ at every 20th timestep, the last included (19, 39, … 999)."""
+    stride = len(alphas_cumprod) // CONSISTENCY_STEPS
+    return alphas_cumprod[stride - 1 :: stride]
+
+
+def consistency_t(sigma: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """The nearest of the timesteps that the model was distilled at."""
+    stride = len(alphas_cumprod) // CONSISTENCY_STEPS
+    index = sigma_to_t(sigma, sigmas_from(consistency_levels(alphas_cumprod)), quantize=True)
+    return index * stride + stride - 1
+
+
+def consistency_x0(x: Tensor, eps: Tensor, sigma: Tensor, t: Tensor) -> Tensor:
+    """The consistency function of Luo et al. (2023), eq. 9 with their c_skip and c_out, sigma_data 0.5."""
+    scaled = t * 10.0
+    c_skip = 0.25 / (scaled**2 + 0.25)
+    c_out = scaled / (scaled**2 + 0.25).sqrt()
+    return c_out * eps_to_x0(x, eps, sigma) + c_skip * x

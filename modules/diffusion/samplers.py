@@ -1,44 +1,28 @@
-"""Samplers: pure functions from a noisy latent to a clean one. They know nothing of models, guidance or devices.
+"""Samplers: pure functions from a noisy latent to a clean one. They know nothing of models, guidance or devices;
+steps.py has the contract. Here are those that integrate dx/dsigma, and the table of all that walk noise levels."""
 
-    sampler(denoise, x, sigmas, noise, on_step, *, options …) -> x
+from math import inf
 
-    x (B, C, H, W)            clean latent + sigmas[0] · noise
-    sigmas (n + 1,)           falling, the last is usually 0
-    denoise(x, sigma) -> x0   the model, guidance already applied
-    noise() -> (B, C, H, W)   fresh noise, one stream an image
-    on_step(Step)             called once a step, before its update; may raise to stop
-
-Options are keyword arguments with A1111's names; `options_of` lists those of a sampler.
-"""
-
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import inf, sqrt
-
-import torch
+from numpy.polynomial import Polynomial
 from torch import Tensor
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-Noise = Callable[[], Tensor]
+from modules.diffusion.dpm_sde import dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde
+from modules.diffusion.dpm_solver import dpm_adaptive, dpm_fast, dpmpp_2m, dpmpp_2s_ancestral
+from modules.diffusion.schedules import karras_between
+from modules.diffusion.steps import (
+    Denoise,
+    Noise,
+    OnStep,
+    Sampler,
+    Step,
+    ancestral_step,
+    churn,
+    halfway,
+    options_of,
+    to_d,
+)
 
-
-@dataclass(frozen=True)
-class Step:
-    index: int  # 0-based
-    total: int
-    sigma: Tensor  # scalar
-    denoised: Tensor  # (B, C, H, W): the model's guess at the clean latent
-
-
-OnStep = Callable[[Step], None]
-Sampler = Callable[..., Tensor]
-
-
-def options_of(sampler: Sampler) -> frozenset[str]:
-    """The names of a sampler's options."""
-    parameters = inspect.signature(sampler).parameters.values()
-    return frozenset(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+__all__ = ["SAMPLERS", "Denoise", "Noise", "OnStep", "Sampler", "Step", "options_of"]
 
 
 def euler(
@@ -64,14 +48,7 @@ def euler(
 
 
 def euler_ancestral(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    noise: Noise,
-    on_step: OnStep,
-    *,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep, *, eta: float = 1.0
 ) -> Tensor:
     """An Euler step down to less than the next level, and fresh noise up to it."""
     total = len(sigmas) - 1
@@ -81,55 +58,175 @@ def euler_ancestral(
         down, up = ancestral_step(sigmas[i], sigmas[i + 1], eta)
         x = x + to_d(x, sigmas[i], x0) * (down - sigmas[i])
         if sigmas[i + 1] > 0:
+            x = x + noise() * up
+    return x
+
+
+def heun(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    noise: Noise,
+    on_step: OnStep,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = inf,
+    s_noise: float = 1.0,
+) -> Tensor:
+    """Algorithm 2 of Karras et al. (2022)."""
+    total = len(sigmas) - 1
+    for i in range(total):
+        x, sigma = churn(x, sigmas[i], total, noise, s_churn, s_tmin, s_tmax, s_noise)
+        x0 = denoise(x, sigma)
+        on_step(Step(i, total, sigmas[i], x0))
+        x = heun_step(denoise, x, sigma, sigmas[i + 1], x0)
+    return x
+
+
+def heun_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, x0: Tensor) -> Tensor:
+    """With the mean of the slopes at both ends; to 0, where there is none, an Euler step."""
+    d = to_d(x, sigma, x0)
+    euler_x = x + d * (sigma_next - sigma)
+    if sigma_next == 0:
+        return euler_x
+    d_next = to_d(euler_x, sigma_next, denoise(euler_x, sigma_next))
+    return x + (d + d_next) / 2 * (sigma_next - sigma)
+
+
+def dpm_2(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    noise: Noise,
+    on_step: OnStep,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = inf,
+    s_noise: float = 1.0,
+) -> Tensor:
+    """The slope in the middle of the step, as DPM-Solver-2 of Lu et al. (2022a), with the churn of Karras et al."""
+    total = len(sigmas) - 1
+    for i in range(total):
+        x, sigma = churn(x, sigmas[i], total, noise, s_churn, s_tmin, s_tmax, s_noise)
+        x0 = denoise(x, sigma)
+        on_step(Step(i, total, sigmas[i], x0))
+        x = midpoint_step(denoise, x, sigma, sigmas[i + 1], x0)
+    return x
+
+
+def dpm_2_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    noise: Noise,
+    on_step: OnStep,
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+) -> Tensor:
+    """`dpm_2` down to less than the next level, and fresh noise up to it."""
+    total = len(sigmas) - 1
+    for i in range(total):
+        x0 = denoise(x, sigmas[i])
+        on_step(Step(i, total, sigmas[i], x0))
+        down, up = ancestral_step(sigmas[i], sigmas[i + 1], eta)
+        x = midpoint_step(denoise, x, sigmas[i], down, x0)
+        if down > 0:
             x = x + noise() * s_noise * up
     return x
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
-    """DPM-Solver++(2M), algorithm 2 of Lu et al. (2022b), with lambda = -log sigma."""
+def midpoint_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, x0: Tensor) -> Tensor:
+    d = to_d(x, sigma, x0)
+    if sigma_next == 0:
+        return x + d * (sigma_next - sigma)
+    middle = halfway(sigma, sigma_next)
+    x_middle = x + d * (middle - sigma)
+    return x + to_d(x_middle, middle, denoise(x_middle, middle)) * (sigma_next - sigma)
+
+
+def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+    """Linear multistep of order 4: the slope is the polynomial through the last four."""
     total = len(sigmas) - 1
-    old_x0 = torch.zeros_like(x)
+    levels = sigmas.double().tolist()
+    slopes: list[Tensor] = []  # the latest first
     for i in range(total):
-        sigma, sigma_next = sigmas[i], sigmas[i + 1]
-        x0 = denoise(x, sigma)
-        on_step(Step(i, total, sigma, x0))
-        h = sigma.log() - sigma_next.log()  # infinite in a last step to 0, where x becomes x0
-        if i == 0 or sigma_next == 0:
-            d = x0
-        else:
-            r = (sigmas[i - 1].log() - sigma.log()) / h
-            d = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * old_x0
-        x = sigma_next / sigma * x - torch.expm1(-h) * d
-        old_x0 = x0
+        x0 = denoise(x, sigmas[i])
+        on_step(Step(i, total, sigmas[i], x0))
+        slopes = [to_d(x, sigmas[i], x0), *slopes[:3]]
+        known = levels[i - len(slopes) + 1 : i + 1][::-1]
+        for j, d in enumerate(slopes):
+            x = x + d * lagrange_integral(known, j, levels[i], levels[i + 1])
     return x
 
 
-def to_d(x: Tensor, sigma: Tensor, x0: Tensor) -> Tensor:
-    """dx/dsigma, eq. 3 of Karras et al. (2022)."""
-    return (x - x0) / sigma
+def lagrange_integral(points: list[float], j: int, start: float, end: float) -> float:
+    """Of the polynomial that is 1 at points[j] and 0 at the others."""
+    basis = Polynomial([1.0])
+    for k, point in enumerate(points):
+        if k != j:
+            basis = basis * Polynomial([-point, 1.0]) / (points[j] - point)
+    integral = basis.integ()
+    return float(integral(end) - integral(start))
 
 
-def churn(
-    x: Tensor, sigma: Tensor, total: int, noise: Noise, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
-) -> tuple[Tensor, Tensor]:
-    """A little more noise before the step: lines 4 to 6 of algorithm 2 of Karras et al. (2022). -> x, sigma"""
-    gamma = min(s_churn / total, sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
-    if gamma == 0:
-        return x, sigma
-    sigma_hat = sigma * (gamma + 1)
-    return x + noise() * s_noise * (sigma_hat**2 - sigma**2).sqrt(), sigma_hat
+def restart(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+    """Xu et al. (2023), "Restart sampling": Heun's steps, and from 20 steps on, once or twice, back up from about 0.1
+    to about 2 with fresh noise and down again. The number of steps stays about that of `sigmas`."""
+    walk = restart_walk(sigmas)
+    for i, (sigma, sigma_next) in enumerate(walk):
+        if i > 0 and sigma > walk[i - 1][1]:
+            x = x + noise() * (sigma**2 - walk[i - 1][1] ** 2).sqrt()
+        x0 = denoise(x, sigma)
+        on_step(Step(i, len(walk), sigma, x0))
+        x = heun_step(denoise, x, sigma, sigma_next, x0)
+    return x
 
 
-def ancestral_step(sigma: Tensor, sigma_next: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """How far to go down, and how much noise then leads up to `sigma_next`: down² + up² = sigma_next²."""
-    if eta == 0:
-        return sigma_next, torch.zeros_like(sigma_next)
-    up = torch.minimum(sigma_next, eta * (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt())
-    return (sigma_next**2 - up**2).sqrt(), up
+def restart_walk(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(from, to) of every step."""
+    steps = len(sigmas) - 1
+    if steps < 20:
+        return list(zip(sigmas, sigmas[1:], strict=False))
+    length, times = (steps // 4, 2) if steps >= 36 else (9, 1)
+    sigmas = karras_between(steps - length * times, sigmas[-2].item(), sigmas[0].item()).to(sigmas.device)
+    low, high = int((sigmas - 0.1).abs().argmin()), int((sigmas - 2.0).abs().argmin())
+    walk = list(zip(sigmas, sigmas[1:], strict=False))
+    if high < low:
+        again = karras_between(length + 1, sigmas[low].item(), sigmas[high].item())[:-1].to(sigmas.device)
+        walk[low:low] = list(zip(again, again[1:], strict=False)) * times
+    return walk
+
+
+def lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
+    """Algorithm 3 of Luo et al. (2023), "Latent consistency models": straight to x0, and fresh noise up to the next
+    level. Wants a denoiser that is a consistency function (prediction.consistency_x0)."""
+    total = len(sigmas) - 1
+    for i in range(total):
+        x = denoise(x, sigmas[i])
+        on_step(Step(i, total, sigmas[i], x))
+        if sigmas[i + 1] > 0:
+            x = x + noise() * sigmas[i + 1]
+    return x
 
 
 SAMPLERS: dict[str, Sampler] = {
     "DPM++ 2M": dpmpp_2m,
+    "DPM++ SDE": dpmpp_sde,
+    "DPM++ 2M SDE": dpmpp_2m_sde,
+    "DPM++ 2M SDE Heun": dpmpp_2m_sde_heun,
+    "DPM++ 2S a": dpmpp_2s_ancestral,
+    "DPM++ 3M SDE": dpmpp_3m_sde,
     "Euler a": euler_ancestral,
     "Euler": euler,
+    "LMS": lms,
+    "Heun": heun,
+    "DPM2": dpm_2,
+    "DPM2 a": dpm_2_ancestral,
+    "DPM fast": dpm_fast,
+    "DPM adaptive": dpm_adaptive,
+    "Restart": restart,
+    "LCM": lcm,
 }

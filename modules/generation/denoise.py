@@ -7,17 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.diffusion.brownian import BetweenLevels, brownian_noise
+from modules.diffusion.denoisers import denoiser_for, levels_for
 from modules.diffusion.guidance import cfg
 from modules.diffusion.names import SAMPLER_INFOS, SamplerInfo
 from modules.diffusion.noise import ImageNoise
-from modules.diffusion.prediction import c_in, eps_to_x0, sigma_to_t, sigmas_from
 from modules.diffusion.samplers import SAMPLERS, Sampler, Step, options_of
-from modules.diffusion.schedules import sigmas_for, timesteps_for
-from modules.diffusion.timestep_samplers import TIMESTEP_SAMPLERS
+from modules.diffusion.schedules import resolve, sigmas_for, timesteps_for
+from modules.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, PredictBoth
 from modules.families.family import Model, TextOptions
 from modules.generation.plan import ImagePlan
 from modules.generation.request import GenerationRequest
 from modules.settings.schema import Settings
+
+CFG_PP_SCALE = 1 / 12.5  # a CFG scale of 12.5 is full guidance for CFG++
 
 Eps = Callable[[Tensor, Tensor], Tensor]  # x (B, C, H, W) of unit variance, timestep (scalar) -> guided noise, as x
 
@@ -33,9 +36,13 @@ def denoise(
     """(B, C, H/8, W/8). `on_step` is called once a step and may raise to end early."""
     info = sampler_info(request.sampler)
     cond = conditioning.of([image.prompt for image in batch])
-    uncond = conditioning.of([image.negative_prompt for image in batch]) if request.cfg_scale != 1 else None
-    predict = guided(model, cond, uncond, request.cfg_scale)
+    alone = request.cfg_scale == 1 and not info.cfg_pp
+    uncond = None if alone else conditioning.of([image.negative_prompt for image in batch])
     noise = noise_of(batch, request, info, model, settings)
+    if info.cfg_pp:
+        both = predict_both(model, cond, uncond, request.cfg_scale * CFG_PP_SCALE)
+        return walk_timesteps(info, both, noise, request.steps, model, settings, on_step)
+    predict = guided(model, cond, uncond, request.cfg_scale)
     if info.space == "timestep":
         return walk_timesteps(info, predict, noise, request.steps, model, settings, on_step)
     return walk_sigmas(info, predict, noise, request, model, settings, on_step)
@@ -43,21 +50,26 @@ def denoise(
 
 def guided(model: Model, cond: Tensor, uncond: Tensor | None, scale: float) -> Eps:
     """Classifier-free guidance over the model. cond, uncond: (B, 77·n, D); uncond None: the prompt alone."""
+    both = predict_both(model, cond, uncond, scale)
+    return lambda x, t: both(x, t)[0]
+
+
+def predict_both(model: Model, cond: Tensor, uncond: Tensor | None, scale: float) -> PredictBoth:
+    """The guided prediction, and the one without the prompt."""
 
     def eps(x: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
         return model.predict_eps(x, t.expand(len(x)), conditioning)
 
-    if uncond is None:
-        return lambda x, t: eps(x, t, cond)
-    if cond.shape != uncond.shape:
-        return lambda x, t: cfg(eps(x, t, cond), eps(x, t, uncond), scale)
-    both = torch.cat([cond, uncond])
+    def predict(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        if uncond is None:
+            with_prompt = without = eps(x, t, cond)
+        elif cond.shape != uncond.shape:
+            with_prompt, without = eps(x, t, cond), eps(x, t, uncond)
+        else:  # one pass of the network
+            with_prompt, without = eps(torch.cat([x, x]), t, torch.cat([cond, uncond])).chunk(2)
+        return cfg(with_prompt, without, scale), without
 
-    def together(x: Tensor, t: Tensor) -> Tensor:  # one pass of the network
-        with_prompt, without = eps(torch.cat([x, x]), t, both).chunk(2)
-        return cfg(with_prompt, without, scale)
-
-    return together
+    return predict
 
 
 def walk_sigmas(
@@ -70,21 +82,51 @@ def walk_sigmas(
     on_step: Callable[[Step], None],
 ) -> Tensor:
     """With samplers that see the model as a denoiser at a noise level: x = x0 + sigma · eps."""
-    known = sigmas_from(model.alphas_cumprod)  # (T,)
-    sigmas = sigmas_for(info, request.schedule, request.steps, known).to(model.device)
-    known = known.to(model.device)
-
-    def x0(x: Tensor, sigma: Tensor) -> Tensor:
-        return eps_to_x0(x, predict(x * c_in(sigma), sigma_to_t(sigma, known)), sigma)
-
+    known = levels_for(info, model.alphas_cumprod)  # rising
+    sigmas = sigmas_of(info, request, known, settings).to(model.device)
+    x0 = denoiser_for(info, predict, model.alphas_cumprod.to(model.device))
     sampler = SAMPLERS[info.name]
     options = options_for(sampler, settings, settings.eta_ancestral)
-    return sampler(x0, noise.first() * sigmas[0], sigmas, noise.next, on_step, **options)
+    ends = {"sigma_min": known[0].item(), "sigma_max": known[-1].item()}
+    options |= {name: value for name, value in ends.items() if name in options_of(sampler)}
+    scale = (1 + sigmas[0] ** 2).sqrt() if settings.sgm_noise_multiplier else sigmas[0]
+    x = noise.first() * scale
+    later = between_levels(noise, sigmas, settings) if info.brownian_noise else noise.next
+    return sampler(x0, x, sigmas, later, on_step, **options)
+
+
+def sigmas_of(info: SamplerInfo, request: GenerationRequest, known: Tensor, settings: Settings) -> Tensor:
+    """(steps + 1,): the schedule, between the ends that the user asks for."""
+    low, high = settings.sigma_min, settings.sigma_max
+    if settings.use_old_karras_scheduler_sigmas and resolve(info, request.schedule) == "Karras":
+        low, high = low or 0.1, high or 10.0
+    return sigmas_for(
+        info,
+        request.schedule,
+        request.steps,
+        known,
+        sigma_min=low,
+        sigma_max=high,
+        rho=settings.rho,
+        beta_dist_alpha=settings.beta_dist_alpha,
+        beta_dist_beta=settings.beta_dist_beta,
+        discard_next_to_last=settings.always_discard_next_to_last_sigma,
+    )
+
+
+def between_levels(noise: ImageNoise, sigmas: Tensor, settings: Settings) -> BetweenLevels:
+    """A Brownian path for each image; or one for all of the batch, as A1111 did before it was told apart."""
+    if not settings.no_dpmpp_sde_batch_determinism:
+        return brownian_noise(noise.shape, noise.seeds, sigmas, noise.source, noise.device)
+    generator = torch.Generator().manual_seed(noise.seeds[-1] % 2**64)
+    seed = int(torch.randint(0, 2**63 - 1, [], generator=generator))
+    whole = brownian_noise((len(noise.seeds), *noise.shape), [seed], sigmas, noise.source, noise.device)
+    return lambda sigma, sigma_next: whole(sigma, sigma_next)[0]
 
 
 def walk_timesteps(
     info: SamplerInfo,
-    predict: Eps,
+    predict: Eps | PredictBoth,
     noise: ImageNoise,
     steps: int,
     model: Model,
@@ -107,6 +149,10 @@ def options_for(sampler: Sampler, settings: Settings, eta: float) -> dict[str, A
         "s_tmin": settings.s_tmin,
         "s_tmax": settings.s_tmax or inf,  # 0 is "no limit"
         "s_noise": settings.s_noise,
+        "uni_pc_variant": settings.uni_pc_variant,
+        "uni_pc_skip_type": settings.uni_pc_skip_type,
+        "uni_pc_order": settings.uni_pc_order,
+        "uni_pc_lower_order_final": settings.uni_pc_lower_order_final,
     }
     return {name: value for name, value in given.items() if name in options_of(sampler)}
 

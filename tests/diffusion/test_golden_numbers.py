@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from modules.diffusion.denoisers import levels_for
 from modules.diffusion.names import SAMPLER_INFOS
 from modules.diffusion.noise import ImageNoise, Source, Variation
-from modules.diffusion.prediction import scaled_linear_alphas_cumprod, sigmas_from
+from modules.diffusion.prediction import scaled_linear_alphas_cumprod
 from modules.diffusion.schedules import SCHEDULES, resolve, sigmas_for, timesteps_for
 from tests.golden import golden as golden
 
@@ -16,14 +17,14 @@ SHAPE = (4, 24, 16)
 
 
 def test_sigmas(golden: Path) -> None:
-    known = sigmas_from(scaled_linear_alphas_cumprod())
+    alphas = scaled_linear_alphas_cumprod()
     infos = {info.name: info for info in SAMPLER_INFOS}
     tried = 0
     for key, (*sigmas, extra) in json.loads((golden / "sigmas.json").read_text())["sampler_scheduler_steps"].items():
         sampler, schedule, steps = key.split("|")
         if sampler in infos and schedule in SCHEDULES:
             tried += 1
-            found = sigmas_for(infos[sampler], schedule, int(steps), known)
+            found = sigmas_for(infos[sampler], schedule, int(steps), levels_for(infos[sampler], alphas))
             torch.testing.assert_close(found, torch.tensor(sigmas), rtol=1e-6, atol=0, msg=lambda m, k=key: f"{k}: {m}")
             assert resolve(infos[sampler], schedule) == extra.get("Schedule type", "Automatic"), key
     assert tried

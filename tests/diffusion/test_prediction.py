@@ -7,6 +7,9 @@ from diffusers import DDPMScheduler
 from modules.diffusion.prediction import (
     add_noise,
     c_in,
+    consistency_levels,
+    consistency_t,
+    consistency_x0,
     eps_to_x0,
     scaled_linear_alphas_cumprod,
     sigma_to_t,
@@ -50,3 +53,16 @@ def test_every_prediction_leads_to_the_same_x0(t: int) -> None:
     torch.testing.assert_close(v_to_x0(x, v, sigma), x0, **near)
     torch.testing.assert_close(v_to_eps(add_noise(x0, eps, alpha), v, alpha), eps, **near)
     torch.testing.assert_close(x * c_in(sigma), add_noise(x0, eps, alpha), **near)
+
+
+def test_consistency_models_know_every_20th_level() -> None:
+    levels = consistency_levels(ALPHAS)
+    assert levels.tolist() == [float(ALPHAS[t]) for t in range(19, 1000, 20)]
+    assert consistency_t(SIGMAS[[999, 992, 985, 19, 0]], ALPHAS).tolist() == [999, 999, 979, 19, 19]
+
+
+def test_a_consistency_function_keeps_what_is_clean() -> None:
+    x, eps = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(consistency_x0(x, eps, torch.tensor(0.0), torch.tensor(0)), x)
+    near_x0 = consistency_x0(x, eps, torch.tensor(14.6), torch.tensor(999))
+    torch.testing.assert_close(near_x0, eps_to_x0(x, eps, torch.tensor(14.6)), rtol=1e-4, atol=1e-4)

@@ -6,14 +6,24 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LMSDiscreteScheduler,
+)
 from torch import Tensor
 
+from modules.diffusion.dpm_sde import dpmpp_2m_sde, dpmpp_2m_sde_heun
+from modules.diffusion.dpm_solver import dpm_adaptive, dpm_fast, dpmpp_2m
 from modules.diffusion.names import SAMPLER_INFOS
-from modules.diffusion.samplers import SAMPLERS, Step, dpmpp_2m, euler, euler_ancestral, options_of
+from modules.diffusion.samplers import SAMPLERS, euler, euler_ancestral, heun, lcm, lms, restart_walk
+from modules.diffusion.steps import Sampler, Step, options_of
 from modules.diffusion.timestep_samplers import TIMESTEP_SAMPLERS
 
 BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+INFOS = {info.name: info for info in SAMPLER_INFOS}
 WEIGHTS = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)) / 2
 
 
@@ -39,6 +49,12 @@ class Recorder:
 
     def noise(self) -> Tensor:
         return torch.randn(2, 4, 8, 8, generator=self.generator)
+
+    def between(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        return self.noise()
+
+    def noise_for(self, name: str) -> Callable[..., Tensor]:
+        return self.between if INFOS[name].brownian_noise else self.noise
 
     def on_step(self, step: Step) -> None:
         self.steps.append(step)
@@ -106,36 +122,133 @@ def test_dpmpp_2m_walks_the_path_of_diffusers() -> None:
     torch.testing.assert_close(ours, run_theirs(scheduler), rtol=1e-4, atol=1e-4)
 
 
+def test_2m_sde_without_noise_walks_the_path_of_diffusers_2m() -> None:
+    scheduler = DPMSolverMultistepScheduler(**BETAS, final_sigmas_type="zero", lower_order_final=False)
+    scheduler.set_timesteps(8)
+    record, scale = Recorder(), (scheduler.sigmas[0] ** 2 + 1) ** 0.5
+    ours = dpmpp_2m_sde(denoise, start() * scale, scheduler.sigmas, record.between, record.on_step, eta=0)
+    torch.testing.assert_close(ours, run_theirs(scheduler), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("sampler", "kind"), [(dpmpp_2m_sde, "midpoint"), (dpmpp_2m_sde_heun, "heun")])
+def test_2m_sde_walks_the_path_of_diffusers(sampler: Sampler, kind: str) -> None:
+    options = {"algorithm_type": "sde-dpmsolver++", "solver_type": kind, "final_sigmas_type": "zero"}
+    scheduler = DPMSolverMultistepScheduler(**BETAS, **options, lower_order_final=False)
+    scheduler.set_timesteps(8)
+    record, scale = Recorder(), (scheduler.sigmas[0] ** 2 + 1) ** 0.5
+    ours = sampler(denoise, start() * scale, scheduler.sigmas, record.between, record.on_step)
+    theirs = run_theirs(scheduler, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_heun_walks_the_path_of_diffusers() -> None:
+    scheduler = HeunDiscreteScheduler(**BETAS)
+    scheduler.set_timesteps(8)
+    record, sigmas = Recorder(), torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1::2]])
+    ours = heun(denoise, start(float(scheduler.init_noise_sigma)), sigmas, record.noise, record.on_step)
+    torch.testing.assert_close(ours, run_theirs(scheduler), rtol=1e-3, atol=1e-3)
+
+
+def test_lms_walks_the_path_of_diffusers() -> None:
+    scheduler = LMSDiscreteScheduler(**BETAS)
+    scheduler.set_timesteps(8)
+    record = Recorder()
+    ours = lms(denoise, start(float(scheduler.init_noise_sigma)), scheduler.sigmas, record.noise, record.on_step)
+    torch.testing.assert_close(ours, run_theirs(scheduler), rtol=1e-3, atol=1e-3)
+
+
+def exact(x: Tensor, sigma: Tensor) -> Tensor:
+    """The denoiser of clean latents N(0, 1/4); x then grows as sqrt(1/4 + sigma²)."""
+    return x * 0.25 / (0.25 + sigma**2)
+
+
+def levels(steps: int) -> Tensor:
+    return torch.cat([torch.linspace(10 ** (1 / 7), 0.02 ** (1 / 7), steps) ** 7, torch.zeros(1)])
+
+
+ENDS_ABOVE_0 = {"DPM fast", "DPM adaptive"}  # they stop at the last sigma that is not 0
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_find_a_picture_that_the_model_is_sure_of(name: str) -> None:
     target, record = torch.linspace(-1, 1, 512).reshape(2, 4, 8, 8), Recorder()
-    found = SAMPLERS[name](
-        lambda x, sigma: target,
-        start(14.6),
-        torch.tensor([14.6, 5.0, 2.0, 0.7, 0.2, 0.0]),
-        record.noise,
-        record.on_step,
-    )
-    torch.testing.assert_close(found, target)
+    sigmas = torch.tensor([14.6, 5.0, 2.0, 0.7, 0.2, 0.001, 0.0])
+    found = SAMPLERS[name](lambda x, sigma: target, start(14.6), sigmas, record.noise_for(name), record.on_step)
+    torch.testing.assert_close(found, target, rtol=0, atol=0.01 if name in ENDS_ABOVE_0 else 1e-5)
     assert all(torch.equal(step.denoised, target) for step in record.steps)
 
 
-@pytest.mark.parametrize("name", ["Euler", "DPM++ 2M"])
-def test_deterministic_samplers_approach_the_exact_solution(name: str) -> None:
-    """Clean latents N(0, s²) have the exact denoiser x s² / (s² + sigma²), and x grows as sqrt(s² + sigma²)."""
-    s = 0.5
-
-    def exact(x: Tensor, sigma: Tensor) -> Tensor:
-        return x * s**2 / (s**2 + sigma**2)
-
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("Euler", 1), ("DPM++ 2M", 2), ("Heun", 2), ("DPM2", 2), ("LMS", 2), ("DPM fast", 2)],
+)
+def test_deterministic_samplers_approach_the_exact_solution(name: str, order: int) -> None:
     def error(steps: int) -> float:
-        sigmas = torch.cat([torch.linspace(10 ** (1 / 7), 0.02 ** (1 / 7), steps) ** 7, torch.zeros(1)])
-        record, x = Recorder(), start(10.0)
+        sigmas, record, x = levels(steps), Recorder(), start(10.0)
+        last = sigmas[-2] if name in ENDS_ABOVE_0 else sigmas[-1]
         found = SAMPLERS[name](exact, x, sigmas, record.noise, record.on_step)
-        return float((found - x * s / (s**2 + 100) ** 0.5).abs().max())
+        return float((found - x * ((0.25 + last**2) / 100.25).sqrt()).abs().max())
 
-    assert error(80) < error(20) / 3
-    assert error(80) < 0.05
+    coarse, fine = error(20), error(80)
+    assert fine < coarse / (3 if order == 1 else 8)
+    assert fine < (0.05 if order == 1 else 0.005)
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"LCM"}))  # LCM wants a consistency function
+def test_samplers_keep_the_spread_of_clean_latents(name: str) -> None:
+    """Noise goes in and comes out again: the result has the standard deviation 1/2 of the clean latents."""
+    generator, shape = torch.Generator().manual_seed(3), (1, 4, 64, 64)
+    sigmas = levels(60)
+
+    def noise(*between: Tensor) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    x = torch.randn(shape, generator=generator) * (100.25**0.5)
+    options = {"eta": 1.0} if "eta" in options_of(SAMPLERS[name]) else {}
+    found = SAMPLERS[name](exact, x, sigmas, noise, lambda step: None, **options)
+    assert float(found.std()) == pytest.approx(0.5, rel=0.06)
+
+
+def test_lcm_goes_to_x0_and_back_up() -> None:
+    record, sigmas = Recorder(), torch.tensor([10.0, 3.0, 0.0])
+    found = lcm(exact, start(10.0), sigmas, record.noise, record.on_step)
+    again = exact(start(10.0), sigmas[0]) + Recorder().noise() * 3.0
+    torch.testing.assert_close(found, exact(again, sigmas[1]))
+
+
+def test_restart_goes_back_up_as_often_as_it_has_steps_for() -> None:
+    for steps, times in ((19, 0), (20, 1), (35, 1), (36, 2), (60, 2)):
+        walk = restart_walk(levels(steps))
+        ups = [i for i in range(1, len(walk)) if walk[i][0] > walk[i - 1][1]]
+        assert len(ups) == times
+        assert len(walk) == steps
+        for i in ups:
+            assert float(walk[i][0]) == pytest.approx(2.0, rel=0.5)
+            assert float(walk[i - 1][1]) == pytest.approx(0.1, rel=0.5)
+
+
+@pytest.mark.parametrize("calls", range(1, 12))
+def test_dpm_fast_calls_the_model_as_often_as_there_are_steps(calls: int) -> None:
+    count = 0
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        return exact(x, sigma)
+
+    record = Recorder()
+    dpm_fast(counted, start(10.0), levels(calls), record.noise, record.on_step, sigma_min=0.02, sigma_max=10.0)
+    assert count == calls
+
+
+def test_dpm_adaptive_goes_in_smaller_steps_where_it_may_err_less() -> None:
+    def steps(rtol: float) -> int:
+        record = Recorder()
+        dpm_adaptive(exact, start(10.0), levels(8), record.noise, record.on_step, rtol=rtol, atol=rtol / 6)
+        assert all(step.index < step.total for step in record.steps)
+        return len(record.steps)
+
+    assert steps(0.001) > steps(0.05) + 3
 
 
 class Stopped(Exception):
@@ -152,7 +265,8 @@ def test_on_step_may_stop_a_sampler(name: str) -> None:
             raise Stopped
 
     with pytest.raises(Stopped):
-        SAMPLERS[name](denoise, start(10), torch.tensor([10.0, 5, 3, 1, 0.5, 0]), Recorder().noise, stop_at_the_second)
+        noise = Recorder().noise_for(name)
+        SAMPLERS[name](denoise, start(10), torch.tensor([10.0, 5, 3, 1, 0.5, 0]), noise, stop_at_the_second)
     assert [step.index for step in seen] == [0, 1]
 
 
@@ -160,7 +274,9 @@ def test_on_step_may_stop_a_sampler(name: str) -> None:
     ("sampler", "options"),
     [
         (euler, {"s_churn", "s_tmin", "s_tmax", "s_noise"}),
-        (euler_ancestral, {"eta", "s_noise"}),
+        (euler_ancestral, {"eta"}),
+        (dpmpp_2m_sde, {"eta", "s_noise"}),
+        (dpm_adaptive, {"eta", "sigma_min", "sigma_max", "rtol", "atol", "first_h", "accept_safety"}),
         (dpmpp_2m, set()),
     ],
 )

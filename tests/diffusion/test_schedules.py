@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from modules.diffusion.denoisers import levels_for
 from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
 from modules.diffusion.prediction import scaled_linear_alphas_cumprod, sigmas_from
 from modules.diffusion.schedules import SCHEDULES, resolve, sigmas_for, timesteps_for
 
 DATA = json.loads((Path(__file__).parents[1] / "data" / "sigmas.json").read_text())
 SAMPLERS = {info.name: info for info in SAMPLER_INFOS}
-SIGMAS = sigmas_from(scaled_linear_alphas_cumprod())
+ALPHAS = scaled_linear_alphas_cumprod()
+SIGMAS = sigmas_from(ALPHAS)
 KNOWN = [
     key for key in DATA["sigmas"] if (parts := key.split("|"))[0] in SAMPLERS and parts[1] in SCHEDULES
 ]  # sampler|schedule|steps
@@ -22,7 +24,7 @@ KNOWN = [
 def test_sigmas_are_those_of_a1111(key: str) -> None:
     name, schedule, steps = key.split("|")
     *sigmas, extra = DATA["sigmas"][key]
-    found = sigmas_for(SAMPLERS[name], schedule, int(steps), SIGMAS)
+    found = sigmas_for(SAMPLERS[name], schedule, int(steps), levels_for(SAMPLERS[name], ALPHAS))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.tensor(sigmas), rtol=1e-6, atol=0)
     assert resolve(SAMPLERS[name], schedule) == extra.get("Schedule type", "Automatic")
