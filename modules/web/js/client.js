@@ -59,8 +59,15 @@ function keepToOneTab() {
   channel.postMessage({ kind: "here?", client, mark });
 }
 
+// A small request: {ok, status, body}, or null when no answer came (server away, request given up).
 export async function ask(path, body, signal) {
   const headers = { "X-Easel-Client": client };
-  const options = body === undefined ? { headers } : { method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  return fetch(path, { ...options, signal });
+  const json = { ...headers, "Content-Type": "application/json" };
+  const options = body === undefined ? { headers } : { method: "POST", headers: json, body: JSON.stringify(body) };
+  try {
+    const answer = await fetch(path, { ...options, signal });
+    return { ok: answer.ok, status: answer.status, body: await answer.json() };
+  } catch {
+    return null;
+  }
 }

@@ -42,9 +42,9 @@ function countSoon() {
 }
 
 async function count() {
-  const answer = await ask("api/v1/status").catch(() => null);
+  const answer = await ask("api/v1/status");
   if (!answer?.ok) return;
-  const status = await answer.json();
+  const status = answer.body;
   waiting = status.waiting + (status.running ? 1 : 0);
   model = status.model;
   for (const problem of status.problems) remind(problem);

@@ -27,9 +27,9 @@ async function read(file) {
   const url = await dataUrl(file);
   const picture = document.getElementById("easel_drop_picture");
   const box = document.querySelector("#pnginfo_generation_info textarea");
-  const answer = await ask("sdapi/v1/png-info", { image: url }).catch(() => null);
-  const body = answer ? await answer.json().catch(() => null) : null;
-  if (!answer?.ok || !body) {
+  const answer = await ask("sdapi/v1/png-info", { image: url });
+  const body = answer?.body;
+  if (!answer?.ok) {
     picture.hidden = true;
     put(box, "");
     report(sentenceOf(body) ?? say("problem.not_read", { status: answer?.status ?? "–" }));

@@ -31,18 +31,18 @@ function equip(name, id) {
 function count(area, counter) {
   let timer = 0;
   let asking = null;
-  const ask_now = async () => {
+  const askNow = async () => {
     asking?.abort();
     asking = new AbortController();
-    const answer = await ask("api/v1/tokens", { text: area.value }, asking.signal).catch(() => null);
+    const answer = await ask("api/v1/tokens", { text: area.value }, asking.signal);
     if (!answer?.ok) return;
-    const { tokens, room } = await answer.json();
+    const { tokens, room } = answer.body;
     counter.textContent = `${tokens}/${room}`;
     counter.classList.toggle("long", room > 75);
   };
   const later = () => {
     clearTimeout(timer);
-    timer = setTimeout(ask_now, PAUSE_MS);
+    timer = setTimeout(askNow, PAUSE_MS);
   };
   area.addEventListener("input", later);
   watchValue(area, later);

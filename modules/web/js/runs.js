@@ -53,10 +53,9 @@ function add(event) {
 
 // After a reload, or a pause of the connection: everything of this tab that has happened meanwhile.
 async function recall() {
-  const answer = await ask(`api/v1/jobs?client=${encodeURIComponent(client)}`).catch(() => null);
+  const answer = await ask(`api/v1/jobs?client=${encodeURIComponent(client)}`);
   if (!answer?.ok) return;
-  const body = await answer.json();
-  for (const job of body.toReversed()) {
+  for (const job of answer.body.toReversed()) {
     for (const image of job.images ?? []) add({ ...image, job: job.id, recalled: true });
     if (runs.has(job.id) && OPEN.includes(job.state)) continue; // the stream knows better
     update({ job: job.id, state: job.state, position: job.position, error: job.error, images: job.images?.length ?? 0 });
@@ -77,5 +76,5 @@ export async function act(what) {
   const verb = run.state === "queued" ? "cancel" : what;
   run.stopping = verb === "interrupt";
   emit("changed", {});
-  await ask(`api/v1/jobs/${encodeURIComponent(run.id)}/${verb}`, {}).catch(() => null);
+  await ask(`api/v1/jobs/${encodeURIComponent(run.id)}/${verb}`, {});
 }
