@@ -30,6 +30,7 @@ if str(ROOT) not in sys.path:
 from modules.runtime import flags as command_line
 from modules.runtime import installing, listening, supervising
 from modules.runtime.paths import PathError, paths_from
+from modules.runtime.surroundings import surroundings
 
 INTERRUPTED, FAILED, BAD_COMMAND_LINE = 130, 1, 2
 
@@ -69,7 +70,7 @@ def start(flags: Namespace, typed: Sequence[str], program: Path = ROOT / "webui.
             say(note)
         environment = install_if_needed(flags)
         address = listening.address_of(listener, flags)
-        environ = {**child_environment(os.environ)}
+        environ = child_environment(os.environ)
         token = listening.token_from(flags, os.environ)
         if token:
             environ[listening.TOKEN_VARIABLE] = token
@@ -116,20 +117,8 @@ def install_if_needed(flags: Namespace) -> installing.Environment:
 
 
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What libraries below the server go by: no analytics, no network unasked, threads that sleep when idle."""
-    ours = {
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
-        "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD": "1",
-        # Waiting OpenMP threads would spin and take the cores from the web server.
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    kept = {name: value for name, value in environ.items() if name != "COMMANDLINE_ARGS"}  # `typed` has them already
-    return {**ours, **kept, "PYTHONUTF8": "1"}
+    """What the server runs under. COMMANDLINE_ARGS is left out: its words travel as arguments already."""
+    return surroundings({name: value for name, value in environ.items() if name != "COMMANDLINE_ARGS"})
 
 
 def announce(address: str, token: str | None, flags: Namespace) -> None:

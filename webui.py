@@ -1,28 +1,31 @@
-"""The server: the only place that builds Easel's parts and puts them together. `launch.py` starts it and keeps it alive.
+"""The server: the only place that builds Easel's parts and puts them together. `launch.py` starts it and keeps it going.
 
-The port is open from the first moment. The page is built and served first; torch and the model are loaded by the worker's
-thread while the page already answers.
+The port is open from the first moment. The page is built and served first; torch and the model are loaded by the
+worker's thread while the page already answers.
 """
 
 import os
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from modules.runtime.surroundings import surroundings
+
+os.environ.update(surroundings(os.environ))
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
 from modules.app import App
 from modules.runtime import imports, listening, logs
-from modules.runtime.flags import host_of, parse
-from modules.runtime.paths import paths_from
+from modules.runtime.flags import FlagError, host_of, parse, words
+from modules.runtime.paths import PathError, paths_from
 from modules.server.api import create_api
 from modules.server.gate import Gate
 
@@ -30,29 +33,35 @@ log = logging.getLogger("easel")
 
 GRACE_S = 1  # for answers that are under way when the server ends
 STEP_S = 2.0  # for the worker's present step; a longer one is made again at the next start
+LAST_S = 4  # from the signal: after that the system ends us, whatever we are stuck in
+BAD_COMMAND_LINE, INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str]) -> int:
-    flags = parse(argv)
+    """Serves until a signal comes; returns the exit code."""
     try:
-        listener = listening.inherited_listener(os.environ) or listening.open_listener(flags)
-        token = listening.token_from(flags, os.environ)
+        flags = parse(words(argv, os.environ))
+        paths = paths_from(flags)
         passwords = listening.passwords_from(flags)
-    except (listening.ListenError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    logs.set_up(flags.loglevel or "INFO", secrets=[token or "", *passwords.values()])
+        token = listening.token_from(flags, os.environ)
+        listener = listening.inherited_listener(os.environ) or listening.open_listener(flags)
+    except (FlagError, PathError, listening.ListenError) as error:
+        print(f"easel: {error}", file=sys.stderr)
+        return BAD_COMMAND_LINE
+    logs.set_up(flags.loglevel, secrets=[token or "", *passwords.values()])
     with imports.no_collections():
-        app = App(paths_from(flags), flags)
-        gate = Gate(build(app, flags), frozenset({host_of(flags)}), token, passwords)
+        app = App(paths, flags)
+        gate = Gate(build(app, flags), frozenset({host_of(flags), socket.gethostname()}), token, passwords)
     for problem in app.problems:
         log.warning("%s", problem)
-    if os.environ.get(listening.SOCKET_VARIABLE) is None:
-        log.info("Easel answers at %s", listening.with_token(listening.address_of(listener, flags), token))
-    Server(configured(gate, flags), app.start, app.events.close).run([listener])
+    if listening.SOCKET_VARIABLE not in os.environ:  # else launch.py says it
+        log.info("Easel answers at %s", listening.address_of(listener, flags))
+        if token and not os.environ.get(listening.TOKEN_VARIABLE):
+            print(listening.with_token(listening.address_of(listener, flags), token), file=sys.stderr)
+    server = Server(configured(gate, flags), app.start, app.events.close)
+    asyncio.new_event_loop().run_until_complete(server.serve([listener]))
     app.stop(STEP_S)
-    logging.shutdown()
-    os._exit(0)  # the worker may still be inside one long step, which ordinary exit would wait for
+    return INTERRUPTED if server.ended_by == signal.SIGINT else 0
 
 
 def build(app: App, flags: Namespace):  # type: ignore[no-untyped-def]  # FastAPI, which only the server knows
@@ -69,13 +78,17 @@ def build(app: App, flags: Namespace):  # type: ignore[no-untyped-def]  # FastAP
 def configured(gate: Gate, flags: Namespace) -> uvicorn.Config:
     return uvicorn.Config(
         gate,
+        loop="asyncio",
+        http="h11",
+        ws="none",
         log_config=None,
-        access_log=bool(flags.api_log),
-        log_level="warning",
+        access_log=flags.api_log,
+        log_level="info" if flags.api_log else "warning",
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=GRACE_S,
-        timeout_keep_alive=flags.timeout_keep_alive or 30,
+        timeout_keep_alive=flags.timeout_keep_alive,
         ssl_keyfile=flags.tls_keyfile,
         ssl_certfile=flags.tls_certfile,
     )
@@ -87,6 +100,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None], on_end: Callable[[], None]):
         super().__init__(config)
         self._on_start, self._on_end = on_start, on_end
+        self.ended_by: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -97,6 +111,22 @@ class Server(uvicorn.Server):
         self._on_end()  # event streams never end by themselves
         await super().shutdown(sockets)
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own would raise the signal again when it is through, and end us before the worker is."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._end)
+        yield
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.ended_by = number
+        if hasattr(signal, "alarm"):
+            signal.alarm(LAST_S)
+        self.handle_exit(number, frame)
+
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)  # the worker may still be inside one long step, which ordinary exit would wait for

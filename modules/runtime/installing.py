@@ -1,7 +1,7 @@
 """Set-up: which Python runs the program, and getting the pinned packages into it. Standard library and pip only.
 
 Two cases. In our own `venv/` every version is ours to choose, and a stamp remembers what was installed. In a Python
-that is someone else's (an active venv, Colab, Kaggle, `--no-venv`) only what is missing is installed, and its torch stays.
+that is someone else's (an active venv, Colab, Kaggle, `--no-venv`) only what is missing comes in, and its torch stays.
 """
 
 import hashlib
@@ -250,8 +250,8 @@ def _pip(environment: Environment, arguments: Sequence[str], say: Say) -> None:
         )
         try:
             for line in pip.stdout or ():
-                if line.startswith(("Collecting", "  Downloading", "Downloading", "Installing", "Building")):
-                    say("  " + line.strip()[:150])
+                if line.lstrip().startswith(("Downloading", "Installing", "Building")):
+                    say("  " + line.strip()[:110])
             code = pip.wait()
         finally:  # Ctrl-C and SIGTERM come as exceptions
             if pip.poll() is None:
