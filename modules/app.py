@@ -79,7 +79,7 @@ class App:
             log.warning("job %s was given up: %s", job.id, job.error)
         for path in left.unwritten:
             release(path)
-        self.queue.prune(self.spool.forget)
+        self.keeper.forget_old()
         self.worker.start()
 
     def stop(self, timeout_s: float) -> bool:

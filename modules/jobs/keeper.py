@@ -115,6 +115,10 @@ class Keeper:
                 warnings.append(str(error))
         return encode(sheet, text, "png", settings) if settings.return_grid else None
 
+    def forget_old(self) -> None:
+        """The oldest finished jobs go, with what was kept for their answers only."""
+        self._queue.prune(self._spool.forget)
+
     def image_data(self, job: Job, image: JobImage) -> dict[str, Any]:
         """The fields of an `image` event."""
         shown = image.kept and image.path is not None and image.path.is_relative_to(self._data_dir)

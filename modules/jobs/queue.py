@@ -146,6 +146,10 @@ class JobQueue:
             return None
         return 0 if job.state == "running" else 1 + self._store.count_waiting(before=job.sequence)
 
+    def positions(self) -> dict[str, int]:
+        """Of all waiting jobs at once, by id."""
+        return {id: number for number, (id, _) in enumerate(self._store.waiting(), start=1)}
+
     @property
     def running(self) -> Run | None:
         return self._run

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ValidationError
+
 from modules.generation.request import GenerationRequest
 from modules.jobs.job import FINISHED, Job, JobImage, ModelIdentity, State
 
@@ -215,7 +217,8 @@ class JobStore:
             return int(number)
 
     def _jobs(self, rows: list[sqlite3.Row]) -> list[Job]:
-        return [_job(row, self._images(row["sequence"])) for row in rows]
+        read = [(row, _request(row)) for row in rows]
+        return [_job(row, request, self._images(row["sequence"])) for row, request in read if request is not None]
 
     def _images(self, sequence: int) -> tuple[JobImage, ...]:
         rows = self._connection.execute(
@@ -307,7 +310,20 @@ class JobStore:
                     unwritten.append(Path(row["path"]))
                     change = "DELETE FROM images WHERE sequence = ? AND idx = ?"
                 connection.execute(change, (row["sequence"], row["idx"]))
-            running = connection.execute("SELECT * FROM jobs WHERE state = 'running' ORDER BY sequence").fetchall()
+            unfinished = connection.execute(
+                "SELECT * FROM jobs WHERE state IN ('queued', 'running') ORDER BY sequence"
+            ).fetchall()
+            for row in unfinished:
+                if _request(row) is None:
+                    connection.execute(
+                        "UPDATE jobs SET state = 'failed', finished = ?, error = ? WHERE sequence = ?",
+                        (
+                            time.time(),
+                            "the request was queued by another version, and this one refuses it",
+                            row["sequence"],
+                        ),
+                    )
+            running = [row for row in unfinished if row["state"] == "running"]
             connection.execute(
                 "DELETE FROM images WHERE state = 'memory' AND sequence IN"
                 " (SELECT sequence FROM jobs WHERE state IN ('queued', 'running'))"
@@ -407,14 +423,23 @@ def _lock(file: IO[bytes]) -> None:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _job(row: sqlite3.Row, images: Iterable[JobImage]) -> Job:
+def _request(row: sqlite3.Row) -> GenerationRequest | None:
+    """None for a request that another version took and this one does not."""
+    try:
+        return GenerationRequest.model_validate_json(row["request"])
+    except ValidationError as error:
+        log.warning("the request of job %s cannot be read by this version: %s", row["id"], error)
+        return None
+
+
+def _job(row: sqlite3.Row, request: GenerationRequest, images: Iterable[JobImage]) -> Job:
     return Job(
         id=row["id"],
         sequence=row["sequence"],
         state=row["state"],
         source=row["source"],
         client=row["client"],
-        request=GenerationRequest.model_validate_json(row["request"]),
+        request=request,
         settings=json.loads(row["settings"]),
         model=ModelIdentity(**json.loads(row["model"])),
         created=row["created"],

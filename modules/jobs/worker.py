@@ -33,6 +33,7 @@ PREVIEW_SHARE = 0.1  # of the time at most
 POLLED_FOR_S = 10.0  # somebody who asked for progress is taken to be there for so long
 A1111_EVERY = 10  # their "steps between previews"; ours then follow the clock alone
 PAUSE_AFTER_TROUBLE_S = 5.0
+FORGET_EVERY = 100  # jobs
 IDLE_LOOK_S = 1.0  # how soon a checkpoint that the user has chosen is noticed
 
 
@@ -101,6 +102,7 @@ class Worker:
         self._queue, self._bus, self._library, self._keeper = queue, bus, library, keeper
         self._engine_factory, self._preloads, self._report = engine_factory, preload, report
         self._preloaded: object = None
+        self._finished = 0
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
         self._stopping = threading.Event()
         self._polled = -POLLED_FOR_S
@@ -183,6 +185,9 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 self._queue.finish(run, state, error)
+                self._finished += 1
+                if self._finished % FORGET_EVERY == 0:
+                    self._keeper.forget_old()
                 return
             except sqlite3.Error:  # a full disk: the row has to be right before the next job is taken
                 log.exception("job %s is %s, but that could not be written; trying again", run.job.id, state)

@@ -80,7 +80,7 @@ def _add_generation(router: APIRouter, app: App) -> None:
 async def ended(app: App, id: str) -> None:
     """Waits for the job's end. A client that goes away meanwhile loses nothing: the job goes on."""
     with app.events.subscribe(job=id) as subscription:
-        while not app.queue.get(id).ended:
+        while not (await run_in_threadpool(app.queue.get, id)).ended:
             try:
                 if await subscription.get(timeout_s=5.0) is None:
                     raise ApiError(503, "the server ends now; the job is kept and goes on at the next start")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from modules.app import App
@@ -23,22 +24,28 @@ def events_of_client(app: App, client: str) -> StreamingResponse:
     def snapshot() -> Iterable[Event]:
         status = app.model_status
         yield Event("model", {"state": status.state, "text": status.text})
+        positions = app.queue.positions()
         for job in app.queue.unfinished(client):
-            yield from present_state(app, job)
+            yield from present_state(app, job, positions.get(job.id, 0))
 
     return _stream(app, snapshot, client=client)
 
 
 def events_of_job(app: App, job: Job) -> StreamingResponse:
     """One job's events from where it is now to its end."""
-    return _stream(app, lambda: present_state(app, app.queue.get(job.id)), job=job.id)
+
+    def snapshot() -> Iterable[Event]:
+        now = app.queue.get(job.id)
+        return present_state(app, now, app.queue.position(now))
+
+    return _stream(app, snapshot, job=job.id)
 
 
-def present_state(app: App, job: Job) -> Iterable[Event]:
+def present_state(app: App, job: Job, position: int | None) -> Iterable[Event]:
     """The events that bring a reader up to date: the pictures first, so that a `done` finds them."""
     for image in job.images:
         yield Event("image", image_data(app, job, image), job.id, job.client)
-    yield Event("job", job_state(job, app.queue.position(job)), job.id, job.client)
+    yield Event("job", job_state(job, position), job.id, job.client)
 
 
 def image_data(app: App, job: Job, image: JobImage) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def _stream(
             # Subscribed before the snapshot is taken: what happens in between comes twice, and nothing is missed.
             subscription = stack.enter_context(app.events.subscribe(client=client, job=job))
             yield f"retry: {RETRY_MS}\n\n".encode()
-            for event in snapshot():
+            for event in await run_in_threadpool(lambda: list(snapshot())):
                 yield _message(event)
                 if _last(event, job):
                     return

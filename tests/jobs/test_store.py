@@ -230,3 +230,15 @@ def test_a_thousand_waiting_jobs_are_there_again_in_their_order(database):
     assert [id for id, _ in store.waiting()] == [f"job{number}" for number in range(1000)]
     assert store.count_waiting(before=store.get("job500").sequence) == 500
     store.close()
+
+
+def test_a_request_that_this_version_refuses_blocks_nothing(database):
+    store = JobStore(database)
+    add(store, 0), add(store, 1)
+    with store._transaction() as connection:
+        connection.execute("""UPDATE jobs SET request = '{"steps": 100000}' WHERE id = 'job0'""")
+    store.recover()
+    assert store.take().id == "job1"
+    row = store._connection.execute("SELECT state, error FROM jobs WHERE id = 'job0'").fetchone()
+    assert row["state"] == "failed" and "another version" in row["error"]
+    store.close()

@@ -185,8 +185,9 @@ def test_an_error_inside_is_an_id_and_no_more(plain, caplog):
 
 @pytest.mark.parametrize(
     "path",
-    ["/gradio_api/file=https://example.com/x", "/file=http://169.254.169.254/", "/gradio_api/proxy=http://x/", "/proxy=x",
-     "/gradio_api/file=file:///etc/passwd", "/gradio_api/file=//host/share", "/gradio_api/file%3Dhttps%3A//example.com"],
+    ["/gradio_api/file=https://example.com/x", "/file=http://169.254.169.254/", "/gradio_api/proxy=http://x/",
+     "/proxy=x", "/gradio_api/file=file:///etc/passwd", "/gradio_api/file=//host/share",
+     "/gradio_api/file%3Dhttps%3A//example.com"],
 )  # fmt: skip
 def test_gradios_open_doors_are_shut(plain, path):
     assert plain.http.get(path).status_code == 404
@@ -246,8 +247,8 @@ def test_without_the_token_nothing_but_health_answers(serve):
 
 @pytest.mark.parametrize(
     "authorization",
-    ["", "Bearer", "Bearer ", "Bearer null", "Bearer undefined", f"bearer {TOKEN}", f"Bearer {TOKEN} ", f"Bearer  {TOKEN}",
-     f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Basic " + base64.b64encode(f"x:{TOKEN}".encode()).decode(), "Basic %%%",
+    ["", "Bearer", "Bearer ", "Bearer null", "Bearer undefined", f"bearer {TOKEN}", f"Bearer {TOKEN} ",
+     f"Bearer  {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Basic %%%", "Basic " + base64.b64encode(f"x:{TOKEN}".encode()).decode(),
      "Bearer " + "x" * 10_000],
 )  # fmt: skip
 def test_wrong_credentials_are_refused(serve, authorization):

@@ -394,3 +394,14 @@ def test_every_field_of_a1111_has_its_default(golden):
         "width": 512,
         "height": 512,
     }
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a\x00b", "\x1b[31mred\r\nnext", "\u202eleft", "e\u0301" * 5000, "🧀" * 300, "画" * 10_000]
+)
+def test_strange_prompts_come_back_as_they_were(quick, prompt):
+    answer = txt2img(quick, prompt=prompt).json()
+    info = json.loads(answer["info"])
+    assert info["prompt"] == prompt
+    found = quick.http.post("/sdapi/v1/png-info", json={"image": answer["images"][0]}).json()
+    assert found["info"] == info["infotexts"][0]
