@@ -29,6 +29,7 @@ def test_a_prompt_becomes_a_picture_and_the_next_one_another(page: Any, server: 
     wait_for_pictures(page, 1)
     wait_for_state(page, "Done")
     picture = page.locator("#easel_picture")
+    page.wait_for_function("document.getElementById('easel_picture').src.includes('/api/v1/jobs/')")
     first = picture.get_attribute("src")
     assert picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [64, 64]
     assert infotext(page).startswith("red apple")

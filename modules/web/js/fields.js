@@ -49,7 +49,8 @@ export function defaultOf(name) {
 }
 
 export function nameOf(element) {
-  return Object.keys(BOXES).find((name) => box(name)?.closest(".block") === element.closest(".block"));
+  const block = element.closest(".block");
+  return block && Object.keys(BOXES).find((name) => block.contains(box(name)));
 }
 
 export function save() {

@@ -31,7 +31,7 @@ function draw() {
   state.title = state.querySelector(".words").textContent;
   const queue = document.getElementById("easel_queue");
   const length = Math.max(waiting, unfinished().length);
-  queue.hidden = length === 0;
+  queue.style.visibility = length ? "visible" : "hidden"; // its place stays
   queue.textContent = say("queue", { n: length });
 }
 

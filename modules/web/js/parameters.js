@@ -48,7 +48,6 @@ function turn(event) {
 
 function reset(event) {
   if (event.target.matches('input[type="number"]')) return; // there it selects the number
-  const name = event.target.closest(".block") && nameOf(event.target);
-  const value = name && defaultOf(name);
-  if (value !== undefined) put(box(name), value);
+  const name = nameOf(event.target);
+  if (name && defaultOf(name) !== undefined) put(box(name), defaultOf(name));
 }

@@ -60,7 +60,8 @@ function stateWords(run) {
   if (run.stopping) return say("state.stopping");
   const progress = run.progress;
   if (!progress) return say("state.encoding");
-  if (progress.phase === "sampling") return say(progress.batches > 1 ? "state.sampling_batch" : "state.sampling", progress);
+  const counted = { ...progress, batch: progress.batch + 1 }; // people count from 1
+  if (progress.phase === "sampling") return say(progress.batches > 1 ? "state.sampling_batch" : "state.sampling", counted);
   return say(`state.${progress.phase}`);
 }
 
