@@ -103,7 +103,9 @@ def answer_of(app: App, call: txt2img.Txt2Img, job: Job) -> JSONResponse:
     body: dict[str, Any] = {
         "images": images,
         "parameters": call.parameters,
-        "info": txt2img.info_of(call, job, settings, VERSION, job.images[0].infotext if grid is not None else None),
+        "info": txt2img.info_of(
+            call, job, settings, f"easel-v{VERSION}", job.images[0].infotext if grid is not None else None
+        ),
     }
     if warnings:
         body["warnings"] = warnings

@@ -248,7 +248,8 @@ def test_without_the_token_nothing_but_health_answers(serve):
 @pytest.mark.parametrize(
     "authorization",
     ["", "Bearer", "Bearer ", "Bearer null", "Bearer undefined", f"bearer {TOKEN}", f"Bearer {TOKEN} ",
-     f"Bearer  {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Basic %%%", "Basic " + base64.b64encode(f"x:{TOKEN}".encode()).decode(),
+     f"Bearer  {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Basic %%%",
+     "Basic " + base64.b64encode(f"x:{TOKEN}".encode()).decode(),
      "Bearer " + "x" * 10_000],
 )  # fmt: skip
 def test_wrong_credentials_are_refused(serve, authorization):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
+from modules.runtime.version import VERSION
 from modules.server.txt2img import FIELDS
 from tests.jobs.scene import PATIENCE_S, Painter, Pause
 
@@ -405,3 +406,7 @@ def test_strange_prompts_come_back_as_they_were(quick, prompt):
     assert info["prompt"] == prompt
     found = quick.http.post("/sdapi/v1/png-info", json={"image": answer["images"][0]}).json()
     assert found["info"] == info["infotexts"][0]
+
+
+def test_the_version_is_the_one_that_infotexts_name(quick):
+    assert json.loads(txt2img(quick).json()["info"])["version"] == f"easel-v{VERSION}"
