@@ -35,6 +35,8 @@ pytestmark = [
 class Server:
     """webui.py as launch.py runs it, without the page."""
 
+    started: list[subprocess.Popen[bytes]] = []
+
     def __init__(self, folder: Path):
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -50,6 +52,7 @@ class Server:
             str(self.port),
         ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log)
+        self.started.append(self.process)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S, trust_env=False)
         deadline = time.monotonic() + PATIENCE_S
         while True:
@@ -82,6 +85,10 @@ class Server:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
+    for process in Server.started:  # a failed test leaves no server behind
+        if process.poll() is None:
+            process.kill()
+            process.wait()
     log = tmp_path / "server.log"
     print(log.read_text("utf-8", "replace")[-4000:] if log.exists() else "")
 
