@@ -3,9 +3,11 @@ inside."""
 
 import json
 import math
+import re
 from typing import Any
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 
 from modules.server.errors import ApiError, field_error
 
@@ -23,7 +25,7 @@ async def read_json(request: Request, limit: int = MOST_JSON) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"the body must be application/json, not {kind[:60] or 'without a Content-Type'!r}")
-    return parse(data)
+    return await run_in_threadpool(parse, data)
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -61,24 +63,19 @@ def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"the body is larger than {limit // 2**20} MiB", connection="close")
 
 
+_BRACKET_OR_TEXT = re.compile(r'[\[{]|[\]}]|"(?:[^"\\]+|\\.)*"?', re.DOTALL)
+
+
 def _check_depth(text: str) -> None:
     """Before parsing: Python's parser recurses."""
-    depth, inside, escaped = 0, False, False
-    for character in text:
-        if inside:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                inside = False
-        elif character == '"':
-            inside = True
-        elif character in "[{":
+    depth = 0
+    for found in _BRACKET_OR_TEXT.finditer(text):
+        first = text[found.start()]
+        if first in "[{":
             depth += 1
             if depth > MOST_DEPTH:
                 raise ApiError(400, f"the body is nested more than {MOST_DEPTH} levels deep")
-        elif character in "]}":
+        elif first in "]}":
             depth -= 1
 
 
