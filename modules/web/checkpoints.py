@@ -26,7 +26,12 @@ MAX_WORDS_FILE = 64_000  # bytes
 def checkpoint_choice(app: "App") -> tuple[gr.Dropdown, gr.Button]:
     titles, selected = choices(app)
     dropdown = gr.Dropdown(
-        titles, value=selected, label=text("checkpoint"), elem_id="setting_sd_model_checkpoint", min_width=0
+        titles,
+        value=selected,
+        label=text("checkpoint"),
+        elem_id="setting_sd_model_checkpoint",
+        min_width=0,
+        allow_custom_value=True,  # a title grows a hash meanwhile; the library knows both, and refuses what it does not know
     )
     return dropdown, icon_button("refresh_checkpoints", "refresh", "refresh_sd_model_checkpoint", min_width=0)
 

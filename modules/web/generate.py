@@ -139,8 +139,6 @@ def _restorer(app: "App") -> Callable[[str], list[Any]]:
         titles, selected = choices(app)
         if "checkpoint" not in values:
             values["checkpoint"] = selected
-        if "width" not in values:
-            values["width"], values["height"] = default_size(app)
         filled = _filled(values, [])
         filled[1 + NAMES.index("checkpoint")] = gr.update(choices=titles, value=values["checkpoint"])
         return filled

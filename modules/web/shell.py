@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from modules.web import preload
-from modules.web.checkpoints import size_of, words_of
+from modules.web.checkpoints import choices, size_of, words_of
 from modules.web.text import LANGUAGES, texts
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ class Shell:
         return HTMLResponse(page, headers={"Cache-Control": "no-store"})
 
     def page_data(self) -> dict[str, Any]:
+        _, selected = choices(self.app)
         return {
+            "selected": selected or "",
             "texts": {language: texts(language) for language in LANGUAGES},
             "checkpoints": {
                 one.name: {"size": size_of(one), "words": words_of(one)} for one in self.app.library.usable()

@@ -22,7 +22,11 @@ def generate(page: Any) -> None:
 
 
 def wait_for_pictures(page: Any, number: int) -> None:
-    page.wait_for_function(f"document.querySelectorAll('#easel_film img').length >= {number}")
+    """Until so many are finished, and no preview is shown any more."""
+    page.wait_for_function(
+        f"document.querySelectorAll('#easel_film img').length >= {number}"
+        " && document.getElementById('easel_picture').src.includes('/api/v1/jobs/')"
+    )
 
 
 def wait_for_step(page: Any) -> None:

@@ -1,6 +1,6 @@
 // The form's boxes, by the names that requests use. Values are set the way a person would set them, so that Gradio notices.
 
-import { checkpointOf } from "./locale.js";
+import { checkpointOf, selectedCheckpoint } from "./page_data.js";
 
 const BOXES = {
   prompt: "#txt2img_prompt textarea",
@@ -19,6 +19,7 @@ const BOXES = {
 const CHOICES = ["sampler", "schedule", "checkpoint"]; // Gradio's dropdowns take a value from Python only
 const TEXTS = ["prompt", "negative_prompt"];
 const SAVED = "easel.form";
+const USUAL_SIZE = [512, 512];
 
 export const box = (name) => document.querySelector(BOXES[name]);
 export const value = (name) => box(name)?.value ?? "";
@@ -44,7 +45,7 @@ export function type(element, text) {
 }
 
 export function defaultOf(name) {
-  const size = checkpointOf(value("checkpoint"))?.size ?? [512, 512];
+  const size = checkpointOf(value("checkpoint"))?.size ?? USUAL_SIZE;
   return { steps: 20, width: size[0], height: size[1], batch_count: 1, batch_size: 1, cfg_scale: 7, seed: -1 }[name];
 }
 
@@ -62,11 +63,11 @@ export function save() {
 export function restore() {
   const form = JSON.parse(sessionStorage.getItem(SAVED) ?? "{}");
   const sent = {};
-  for (const [name, text] of Object.entries(form)) {
+  const [width, height] = checkpointOf(selectedCheckpoint)?.size ?? USUAL_SIZE;
+  for (const [name, text] of Object.entries({ width, height, ...form })) {
     if (text === "" && !TEXTS.includes(name)) continue;
     if (CHOICES.includes(name)) sent[name] = text;
     else set(name, text);
-    if (name === "width" || name === "height") sent[name] = Number(text);
   }
   fill(sent);
 }

@@ -1,8 +1,9 @@
 // Words on the page. Our own elements carry an id of locales/*.json (data-text: their text, data-name: accessible name and
 // tooltip); what Gradio renders is recognised by its English words. Anything inside translate="no" is left alone.
 
-const data = JSON.parse(document.getElementById("easel-data").textContent);
-const english = data.texts.en;
+import { texts } from "./page_data.js";
+
+const english = texts.en;
 const idOf = new Map(Object.entries(english).map(([id, words]) => [words, id]));
 const SKIPPED = '[translate="no"], textarea, script, style, template, .wire, [role="listbox"], [role="option"]';
 const ATTRIBUTES = ["placeholder", "aria-label", "title"];
@@ -11,11 +12,8 @@ const listeners = [];
 
 export let language = localStorage.getItem("easel.language") || (/^zh/.test(navigator.language) ? "zh" : "en");
 
-// What the page knows of a checkpoint, by its title: "name [hash]", where the hash may not be known yet.
-export const checkpointOf = (title) => data.checkpoints[title.replace(/ \[[0-9a-f]+\]$/, "")];
-
 export function say(id, values = {}) {
-  const words = data.texts[language][id] ?? english[id] ?? id;
+  const words = texts[language][id] ?? english[id] ?? id;
   return words.replace(/\{(\w+)\}/g, (place, name) => values[name] ?? place);
 }
 

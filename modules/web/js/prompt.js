@@ -2,7 +2,8 @@
 
 import { ask, on } from "./client.js";
 import { box, put, type, value } from "./fields.js";
-import { checkpointOf, onLanguage, say, translate } from "./locale.js";
+import { onLanguage, say, translate } from "./locale.js";
+import { checkpointOf } from "./page_data.js";
 import { weigh } from "./weigh.js";
 
 const PAUSE_MS = 150;

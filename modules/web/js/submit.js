@@ -7,10 +7,8 @@ import { setSending } from "./progress.js";
 import { say } from "./locale.js";
 import { followNewest } from "./viewer.js";
 
-const DOUBLE_CLICK_MS = 500;
 const PATIENCE_MS = 15000;
 let key = null; // of the click that has no answer yet
-let lastClick = -Infinity;
 let timer = 0;
 
 export function bindGenerate() {
@@ -25,13 +23,12 @@ export function generate() {
 
 function beforeSubmit(event) {
   if (!event.target.closest?.("#txt2img_generate")) return;
-  const again = key !== null || performance.now() - lastClick < DOUBLE_CLICK_MS;
-  if (again) {
+  if (key !== null || event.detail > 1) {
+    // still on its way, or the second half of a double click
     event.preventDefault();
     event.stopImmediatePropagation();
     return;
   }
-  lastClick = performance.now();
   key = randomKey();
   put(document.querySelector("#txt2img_ticket textarea"), JSON.stringify({ client, key }));
   for (const marked of document.querySelectorAll("[aria-invalid]")) marked.removeAttribute("aria-invalid");
