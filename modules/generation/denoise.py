@@ -10,7 +10,7 @@ from torch import Tensor
 from modules.diffusion.brownian import BetweenLevels, brownian_noise
 from modules.diffusion.denoisers import denoiser_for, levels_for
 from modules.diffusion.guidance import cfg
-from modules.diffusion.names import SAMPLER_INFOS, SamplerInfo
+from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS, SamplerInfo
 from modules.diffusion.noise import ImageNoise
 from modules.diffusion.samplers import SAMPLERS, Sampler, Step, options_of
 from modules.diffusion.schedules import resolve, sigmas_for, timesteps_for
@@ -18,8 +18,10 @@ from modules.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, PredictBoth
 from modules.families.family import Model, TextOptions
 from modules.generation.plan import ImagePlan
 from modules.generation.request import GenerationRequest
-from modules.settings.schema import Settings
+from modules.settings.schema import SETTINGS, Settings
 
+RHO_SCHEDULES = frozenset(info.label for info in SCHEDULE_INFOS if info.default_rho > 0)
+BETA_NAMES = {"beta_dist_alpha": "Beta schedule alpha", "beta_dist_beta": "Beta schedule beta"}
 CFG_PP_SCALE = 1 / 12.5  # a CFG scale of 12.5 is full guidance for CFG++
 
 Eps = Callable[[Tensor, Tensor], Tensor]  # x (B, C, H, W) of unit variance, timestep (scalar) -> guided noise, as x
@@ -155,6 +157,27 @@ def options_for(sampler: Sampler, settings: Settings, eta: float) -> dict[str, A
         "uni_pc_lower_order_final": settings.uni_pc_lower_order_final,
     }
     return {name: value for name, value in given.items() if name in options_of(sampler)}
+
+
+def notes_for(info: SamplerInfo, schedule: str, settings: Settings) -> dict[str, object]:
+    """What of the schedule's and the sampler's parameters the user has changed, by the names that infotexts have, in
+    the order of A1111; the parameters of "Beta" in any case."""
+    defaults = Settings()
+    if info.space == "timestep":
+        keys = ["eta_ddim"] if "eta" in options_of(TIMESTEP_SAMPLERS[info.name]) else []
+    else:
+        options = options_of(SAMPLERS[info.name])
+        keys = ["always_discard_next_to_last_sigma", "sigma_min", "sigma_max"]
+        keys += ["rho"] if schedule in RHO_SCHEDULES else []
+        keys += list(BETA_NAMES) if schedule == "Beta" else []
+        keys += ["sgm_noise_multiplier"]
+        keys += ["eta_ancestral"] if "eta" in options else []
+        keys += [key for key in ("s_churn", "s_tmin", "s_tmax", "s_noise") if key in options]
+    return {
+        BETA_NAMES.get(key) or str(SETTINGS[key].infotext): getattr(settings, key)
+        for key in keys
+        if key in BETA_NAMES or getattr(settings, key) != getattr(defaults, key)
+    }
 
 
 def noise_of(

@@ -15,7 +15,7 @@ from torch import Tensor
 from modules.diffusion.samplers import Step
 from modules.diffusion.schedules import resolve
 from modules.families.family import Model, TextOptions
-from modules.generation.denoise import Conditioning, denoise, sampler_info
+from modules.generation.denoise import Conditioning, denoise, notes_for, sampler_info
 from modules.generation.infotext import generation_fields, write
 from modules.generation.plan import ImagePlan, Plan
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
@@ -106,10 +106,11 @@ class NotFinite(ValueError):
 def infotext_of(request: GenerationRequest, image: ImagePlan, checkpoint: Checkpoint, settings: Settings) -> str:
     """The parameters of one picture, as A1111 writes them."""
     info = sampler_info(request.sampler)
+    schedule = resolve(info, request.schedule)
     fields = generation_fields(
         steps=request.steps,
         sampler=info.name,
-        schedule=resolve(info, request.schedule),
+        schedule=schedule,
         cfg_scale=request.cfg_scale,
         seed=image.seed,
         width=request.width,
@@ -121,6 +122,7 @@ def infotext_of(request: GenerationRequest, image: ImagePlan, checkpoint: Checkp
         settings=settings,
         version=f"easel-v{VERSION}",
         uses_ensd=info.uses_ensd,
+        extra=notes_for(info, schedule, settings),
     )
     return write(image.prompt, image.negative_prompt, fields)
 

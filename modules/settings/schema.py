@@ -136,10 +136,8 @@ class Compatibility(Section):
         True, "Read the infotext of an old version with that version's options.", effective=False
     )
     use_old_emphasis_implementation: bool = setting(False, "Emphasis as in 2022.", effective=False)
-    use_old_karras_scheduler_sigmas: bool = setting(False, "Karras noise levels from 0.1 to 10.", effective=False)
-    no_dpmpp_sde_batch_determinism: bool = setting(
-        False, "Let SDE samplers give other pictures in a batch than alone.", effective=False
-    )
+    use_old_karras_scheduler_sigmas: bool = setting(False, "Karras noise levels from 0.1 to 10.")
+    no_dpmpp_sde_batch_determinism: bool = setting(False, "Let SDE samplers give other pictures in a batch than alone.")
     use_old_hires_fix_width_height: bool = setting(
         False, "Width and height are those of the final picture.", effective=False
     )
@@ -224,21 +222,15 @@ class SamplerParameters(Section):
     )
     eta_noise_seed_delta: int = setting(0, "Added to the seed of later noise.", ge=-(2**53), le=2**53, infotext="ENSD")
     always_discard_next_to_last_sigma: bool = setting(
-        False, "Leave out the last noise level but one.", infotext="Discard penultimate sigma", effective=False
+        False, "Leave out the last noise level but one.", infotext="Discard penultimate sigma"
     )
-    sgm_noise_multiplier: bool = setting(
-        False, "First noise as in SGM.", infotext="SGM noise multiplier", effective=False
-    )
-    uni_pc_variant: Literal["bh1", "bh2", "vary_coeff"] = setting(
-        "bh1", "Form of UniPC.", infotext="UniPC variant", effective=False
-    )
+    sgm_noise_multiplier: bool = setting(False, "First noise as in SGM.", infotext="SGM noise multiplier")
+    uni_pc_variant: Literal["bh1", "bh2", "vary_coeff"] = setting("bh1", "Form of UniPC.", infotext="UniPC variant")
     uni_pc_skip_type: Literal["time_uniform", "time_quadratic", "logSNR"] = setting(
-        "time_uniform", "Spacing of UniPC's steps.", infotext="UniPC skip type", effective=False
+        "time_uniform", "Spacing of UniPC's steps.", infotext="UniPC skip type"
     )
-    uni_pc_order: int = setting(3, "Order of UniPC.", ge=1, le=50, step=1, infotext="UniPC order", effective=False)
-    uni_pc_lower_order_final: bool = setting(
-        True, "UniPC ends with lower orders.", infotext="UniPC lower order final", effective=False
-    )
+    uni_pc_order: int = setting(3, "Order of UniPC.", ge=1, le=50, step=1, infotext="UniPC order")
+    uni_pc_lower_order_final: bool = setting(True, "UniPC ends with lower orders.", infotext="UniPC lower order final")
     sd_noise_schedule: Literal["Default", "Zero Terminal SNR"] = setting(
         "Default", "Noise schedule of the model.", infotext="Noise Schedule", effective=False
     )
@@ -252,10 +244,10 @@ class SamplerParameters(Section):
         effective=False,
     )
     beta_dist_alpha: float = setting(
-        0.6, "Alpha of the Beta schedule.", ge=0.01, le=1, step=0.01, infotext="Beta scheduler alpha", effective=False
+        0.6, "Alpha of the Beta schedule.", ge=0.01, le=1, step=0.01, infotext="Beta scheduler alpha"
     )
     beta_dist_beta: float = setting(
-        0.6, "Beta of the Beta schedule.", ge=0.01, le=1, step=0.01, infotext="Beta scheduler beta", effective=False
+        0.6, "Beta of the Beta schedule.", ge=0.01, le=1, step=0.01, infotext="Beta scheduler beta"
     )
 
 

@@ -1,6 +1,8 @@
 """What A1111 computed from the same requests: latents within 1e-3, pictures within 45 dB, infotexts to the letter."""
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,12 @@ from tests.golden import golden_cases
 FIELDS = {"prompt", "negative_prompt", "steps", "cfg_scale", "width", "height", "seed", "sampler_name", "scheduler"}
 FIELDS |= {"batch_size", "n_iter", "override_settings"}
 SETTINGS = {"randn_source", "emphasis", "CLIP_stop_at_last_layers", "comma_padding_backtrack", "eta_noise_seed_delta"}
-SETTINGS |= {"eta_ancestral", "eta_ddim", "s_noise", "add_version_to_infotext", "batch_cond_uncond", "return_grid"}
+SETTINGS |= {
+    "eta_ancestral", "eta_ddim", "s_churn", "s_tmin", "s_tmax", "s_noise", "sigma_min", "sigma_max", "rho",
+    "always_discard_next_to_last_sigma", "uni_pc_variant", "uni_pc_skip_type", "uni_pc_order",
+    "uni_pc_lower_order_final", "no_dpmpp_sde_batch_determinism", "ddim_discretize",
+    "add_version_to_infotext", "batch_cond_uncond", "return_grid",
+}  # fmt: skip
 LATER = ("<lora", "<hypernet", "tinyemb", "AND", "[", "#")  # prompt features
 
 
@@ -45,7 +52,15 @@ def is_ready(case: dict[str, Any]) -> bool:
     )
 
 
-CASES = {name: case for name, case in golden_cases().items() if is_ready(case)}
+def is_quick(name: str, case: dict[str, Any]) -> bool:
+    """A grid of samplers × schedules × steps is measured; one walk each is enough from day to day."""
+    grid = name.startswith("sched__") and "__Euler__" not in name and "__DPMpp_3M_SDE__SGM" not in name
+    return not grid and case["request"]["steps"] < 20
+
+
+READY = {name: case for name, case in golden_cases().items() if is_ready(case)}
+ALL = bool(os.environ.get("EASEL_ALL_CASES"))  # EASEL_ALL_CASES=1 pytest tests/generation/test_golden_cases.py
+CASES = {name: case for name, case in READY.items() if ALL or is_quick(name, case)}
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,15 @@ class Bench:
     model: Model
     checkpoint: Checkpoint
     folder: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the source was measured; and networks this small only wait for one another on more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
