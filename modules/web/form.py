@@ -58,10 +58,8 @@ def request_from(values: dict[str, Any]) -> GenerationRequest:
 
 
 def _number(name: str, value: Any) -> Any:
-    """Browsers know one kind of number: 20.0 is the whole number 20, and a guidance of 7.0 is A1111's 7."""
-    if name in (*WHOLE, "cfg_scale") and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+    """Browsers know one kind of number: 20.0 is the whole number 20. Anything else stays as it came."""
+    return int(value) if name in WHOLE and isinstance(value, float) and value.is_integer() else value
 
 
 def problems_of(error: ValidationError) -> list[Problem]:
