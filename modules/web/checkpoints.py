@@ -1,5 +1,5 @@
-"""The header's checkpoint choice, and what the page knows of a checkpoint before it is loaded: the size that it was made
-for and words that it knows, both read from files beside or in it."""
+"""The header's checkpoint choice, and what the page knows of a checkpoint before it is loaded: the size that it was
+made for and words that it knows, both read from files beside or in it."""
 
 import json
 import re
@@ -31,14 +31,12 @@ def checkpoint_choice(app: "App") -> tuple[gr.Dropdown, gr.Button]:
         label=text("checkpoint"),
         elem_id="setting_sd_model_checkpoint",
         min_width=0,
-        allow_custom_value=True,  # a title grows a hash meanwhile; the library knows both, and refuses what it does not know
+        allow_custom_value=True,  # a title grows a hash meanwhile; the library knows both, and refuses all else
     )
     return dropdown, icon_button("refresh_checkpoints", "refresh", "refresh_sd_model_checkpoint", min_width=0)
 
 
-def bind_checkpoint_choice(
-    app: "App", form: Form, refresh: gr.Button, reply: gr.Button
-) -> None:
+def bind_checkpoint_choice(app: "App", form: Form, refresh: gr.Button, reply: gr.Button) -> None:
     size = [form.width, form.height]
     form.checkpoint.input(_chooser(app), [form.checkpoint, *size], [reply, *size], **QUICK)
     refresh.click(_refresher(app), None, [form.checkpoint], **QUICK)

@@ -1,5 +1,5 @@
-"""The form of txt2img as data: its components, what their values mean as a GenerationRequest, and how they are filled from
-a saved form or an infotext. Whatever fills it passes the request's own validation, field by field."""
+"""The form of txt2img as data: its components, what their values mean as a GenerationRequest, and how they are filled
+from a saved form or an infotext. Whatever fills it passes the request's own validation, field by field."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -99,8 +99,8 @@ def checked(values: dict[str, Any], library: CheckpointLibrary) -> tuple[dict[st
 
 
 def from_infotext(written: str) -> dict[str, Any]:
-    """The form's fields that an infotext names, in their types where they can be read, else as they stand. A text without
-    parameters is a prompt, and names nothing else."""
+    """The form's fields that an infotext names, in their types where they can be read, else as they stand. A text
+    without parameters is a prompt, and names nothing else."""
     found = infotext.parse(written)
     if "Steps" not in found:
         return {"prompt": written.strip()}

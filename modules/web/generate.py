@@ -1,5 +1,5 @@
-"""The tab txt2img: its form, and the events that queue it and fill it. Everything that follows (progress, previews, pictures)
-reaches the page as server-sent events; see js/."""
+"""The tab txt2img: its form, and the events that queue it and fill it. Everything that follows (progress, previews,
+pictures) reaches the page as server-sent events; see js/."""
 
 import json
 import logging
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DATABASE_FAILED = "The list of jobs cannot be written now (a full disk?), so nothing was queued. Make room, then try again."
+DATABASE_FAILED = (
+    "The list of jobs cannot be written now (a full disk?), so nothing was queued. Make room, then try again."
+)
 
 
 def txt2img_tab(app: "App", checkpoint: gr.Dropdown) -> tuple[Form, gr.Button]:
@@ -33,9 +35,7 @@ def txt2img_tab(app: "App", checkpoint: gr.Dropdown) -> tuple[Form, gr.Button]:
                 form = _parameters(prompt, negative_prompt, checkpoint, default_size(app))
         slot("viewer", elem_id="txt2img_results")
     ticket, reply = wire_in("txt2img_ticket"), wire_out("txt2img_reply")
-    generate.click(
-        _submitter(app), [ticket, *form.components()], [reply], trigger_mode="multiple", **QUICK
-    )
+    generate.click(_submitter(app), [ticket, *form.components()], [reply], trigger_mode="multiple", **QUICK)
     paste.click(fill_from_infotext(app), [prompt], [reply, *form.components()], **QUICK)
     saved, restore = wire_in("txt2img_saved"), gr.Button("", elem_id="txt2img_restore", elem_classes=["wire"])
     restore.click(_restorer(app), [saved], [reply, *form.components()], **QUICK)
@@ -45,10 +45,17 @@ def txt2img_tab(app: "App", checkpoint: gr.Dropdown) -> tuple[Form, gr.Button]:
 def _prompts() -> tuple[gr.Textbox, gr.Textbox]:
     with gr.Column(elem_id="txt2img_prompt_container", elem_classes=["prompts"], min_width=0):
         prompt = gr.Textbox(
-            label=text("prompt"), placeholder=text("prompt_hint"), lines=4, max_lines=4, elem_id="txt2img_prompt",
+            label=text("prompt"),
+            placeholder=text("prompt_hint"),
+            lines=4,
+            max_lines=4,
+            elem_id="txt2img_prompt",
         )
         negative_prompt = gr.Textbox(
-            label=text("negative_prompt"), placeholder=text("negative_prompt_hint"), lines=2, max_lines=2,
+            label=text("negative_prompt"),
+            placeholder=text("negative_prompt_hint"),
+            lines=2,
+            max_lines=2,
             elem_id="txt2img_neg_prompt",
         )
     return prompt, negative_prompt
@@ -94,7 +101,18 @@ def _parameters(
             icon_button("random_seed", "random", "txt2img_random_seed", min_width=0)
             icon_button("reuse_seed", "reuse", "txt2img_reuse_seed", min_width=0)
     return Form(
-        prompt, negative_prompt, sampler, schedule, steps, width, height, batch_count, batch_size, cfg_scale, seed, checkpoint
+        prompt,
+        negative_prompt,
+        sampler,
+        schedule,
+        steps,
+        width,
+        height,
+        batch_count,
+        batch_size,
+        cfg_scale,
+        seed,
+        checkpoint,
     )
 
 

@@ -1,5 +1,5 @@
-"""The page: builds the Gradio app from its tabs and mounts it at "/" behind the shell. Called once, by webui.py, after all
-other routes, because a mount at "/" answers whatever nobody else does."""
+"""The page: builds the Gradio app from its tabs and mounts it at "/" behind the shell. Called once, by webui.py, after
+all other routes, because a mount at "/" answers whatever nobody else does."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,16 @@ MONO = ["ui-monospace", "monospace"]
 def mount_page(api: Any, app: "App") -> None:
     """Mounts the page in a FastAPI app (typed loosely: only the server knows FastAPI)."""
     gr.mount_gradio_app(
-        api, build_page(app), "/", theme=gr.themes.Base(font=FONTS, font_mono=MONO),
-        footer_links=[], run_history=False, ssr_mode=False, show_error=False, pwa=False, enable_monitoring=False,
+        api,
+        build_page(app),
+        "/",
+        theme=gr.themes.Base(font=FONTS, font_mono=MONO),
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        show_error=False,
+        pwa=False,
+        enable_monitoring=False,
     )
     mounted = api.routes[-1]
     mounted.app = Shell(mounted.app, app)

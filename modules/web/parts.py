@@ -1,5 +1,6 @@
-"""The small pieces that every tab is made of. Gradio only; no events, no state. Markup of ours lives in html/ and reaches the
-page as <template>s (shell.py), because gr.HTML would evaluate strings as script, which a strict policy forbids."""
+"""The small pieces that every tab is made of. Gradio only; no events, no state. Markup of ours lives in html/ and
+reaches the page as <template>s (shell.py), because gr.HTML would evaluate strings as script, which a strict policy
+forbids."""
 
 from typing import Any
 
@@ -33,5 +34,5 @@ def wire_in(elem_id: str) -> gr.Textbox:
 
 
 def wire_out(elem_id: str) -> gr.Button:
-    """An unseen button whose caption carries an event's answer to the page's script: text for the browser, never markup."""
+    """An unseen button whose caption carries an event's answer to the page's script: always text, never markup."""
     return gr.Button("", elem_id=elem_id, elem_classes=["wire"], interactive=False)

@@ -1,5 +1,5 @@
-"""The tab PNG Info: a picture is dropped, the server's one decoder reads its parameters (POST /sdapi/v1/png-info, asked by
-js/png_info.js), and a button sends them to the form of txt2img."""
+"""The tab PNG Info: a picture is dropped, the server's one decoder reads its parameters (POST /sdapi/v1/png-info, asked
+by js/png_info.js), and a button sends them to the form of txt2img."""
 
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,14 @@ def png_info_tab(app: "App", form: Form, reply: gr.Button, tabs: gr.Tabs) -> Non
         slot("png-info", elem_id="pnginfo_image")
         with gr.Column(elem_id="pnginfo_panel", min_width=0):
             written = gr.Textbox(
-                label=text("parameters"), placeholder=text("parameters_hint"), lines=10, max_lines=30,
+                label=text("parameters"),
+                placeholder=text("parameters_hint"),
+                lines=10,
+                max_lines=30,
                 elem_id="pnginfo_generation_info",
             )
             send = gr.Button(text("send_to_txt2img"), variant="primary", elem_id="txt2img_tab", min_width=0)
     fill = fill_from_infotext(app)
-    send.click(lambda text: [gr.Tabs(selected="txt2img"), *fill(text)], [written], [tabs, reply, *form.components()], **QUICK)
+    send.click(
+        lambda text: [gr.Tabs(selected="txt2img"), *fill(text)], [written], [tabs, reply, *form.components()], **QUICK
+    )

@@ -1,5 +1,6 @@
-"""Which of Gradio's files a page will need, so that the browser can ask for all of them at once instead of finding them one
-behind the other. Read from the dependency lists in Gradio's own entry files; where those change, the list is just shorter."""
+"""Which of Gradio's files a page will need, so that the browser can ask for all of them at once instead of finding them
+one behind the other. Read from the dependency lists in Gradio's own entry files; where those change, the list is
+just shorter."""
 
 import re
 from functools import cache
@@ -8,7 +9,19 @@ from pathlib import Path
 import gradio
 
 ASSETS = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
-COMPONENTS = ("button", "column", "dropdown", "form", "number", "row", "slider", "statustracker", "tabitem", "tabs", "textbox")
+COMPONENTS = (
+    "button",
+    "column",
+    "dropdown",
+    "form",
+    "number",
+    "row",
+    "slider",
+    "statustracker",
+    "tabitem",
+    "tabs",
+    "textbox",
+)
 
 
 @cache
@@ -38,7 +51,9 @@ def _needed(file: Path) -> list[str]:
     needed: list[str] = []
     for component in COMPONENTS:
         found = re.search(
-            rf"[{{,]{component}:{{.*?component:\(\)=>\w+\(\(\)=>import\(`\./([\w.-]+)`\).*?__vite__mapDeps\(\[([\d,]+)\]\)", written, re.S
+            rf"[{{,]{component}:{{.*?component:\(\)=>\w+\(\(\)=>import\(`\./([\w.-]+)`\).*?__vite__mapDeps\(\[([\d,]+)\]\)",
+            written,
+            re.S,
         )
         if found:
             needed += [names[int(index)] for index in found[2].split(",")]

@@ -1,6 +1,6 @@
-"""What stands around Gradio: our own document at "/" (styles and texts inside it, a skeleton until the form is there), our
-scripts and Gradio's out of memory and for ever, and an allow-list of the few Gradio routes that the page needs; the rest
-is 404."""
+"""What stands around Gradio: our own document at "/" (styles and texts inside it, a skeleton until the form is there),
+our scripts and Gradio's out of memory and for ever, and an allow-list of the few Gradio routes that the page needs;
+the rest is 404."""
 
 import hashlib
 import html
@@ -134,7 +134,7 @@ def gradio_parts(document: str) -> GradioParts:
 
 
 def compose(gradio: GradioParts, data: dict[str, Any], nonce: str) -> str:
-    """Fills html/index.html. Its places are named like ‹this›, so that no brace of script or style is mistaken for one."""
+    """Fills html/index.html. Its places are named like ‹this›, so that no brace of a script is mistaken for one."""
     filled = {
         "nonce": f'nonce="{html.escape(nonce)}"' if nonce else "",
         "styles": stylesheet(),

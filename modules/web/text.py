@@ -1,5 +1,6 @@
-"""What the page says, by language: locales/en.json and zh.json hold the same ids. Gradio gets the English words; the page's
-script turns them into the chosen language in place, so that switching needs no reload. Knows nothing of Gradio."""
+"""What the page says, by language: locales/en.json and zh.json hold the same ids. Gradio gets the English words; the
+page's script turns them into the chosen language in place, so that switching needs no reload. Knows nothing of
+Gradio."""
 
 import json
 from functools import cache
@@ -11,7 +12,8 @@ FOLDER = Path(__file__).parent / "locales"
 
 @cache
 def texts(language: str) -> dict[str, str]:
-    return json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8"))
+    words: dict[str, str] = json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8"))
+    return words
 
 
 def text(id: str) -> str:

