@@ -277,7 +277,7 @@ def test_the_right_token_opens_as_header_and_as_the_cookie_of_the_printed_addres
     assert served.http.get("/x").json()["path"] == "/x"  # the client keeps the cookie
     with httpx.Client(base_url=served.http.base_url, trust_env=False) as other:
         assert other.get("/x").status_code == 401
-        assert other.get("/x", cookies={f"easel_{served.port}": TOKEN}).status_code == 401
+        assert other.get("/x", headers={"cookie": f"easel_{served.port}={TOKEN}"}).status_code == 401
 
 
 def test_the_tokens_page_leads_to_ourselves_only(serve):
