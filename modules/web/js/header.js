@@ -27,8 +27,9 @@ export function showHeader() {
 function draw() {
   const state = document.getElementById("easel_model");
   state.dataset.state = model.state;
-  state.querySelector(".words").textContent = model.text || say(`model.${model.state}`);
-  state.title = state.querySelector(".words").textContent;
+  const told = model.state === "ready" ? "" : model.text; // once it is ready, its name stands in the list beside
+  state.querySelector(".words").textContent = told || say(`model.${model.state}`);
+  state.title = model.text || say(`model.${model.state}`);
   const queue = document.getElementById("easel_queue");
   const length = Math.max(waiting, unfinished().length);
   queue.style.visibility = length ? "visible" : "hidden"; // its place stays

@@ -84,13 +84,15 @@ function offerWords(button) {
   list.setAttribute("role", "listbox");
   document.body.append(list);
   button.popoverTargetElement = list;
+  const known = () => checkpointOf(value("checkpoint"))?.words ?? [];
   const refresh = () => {
-    const words = checkpointOf(value("checkpoint"))?.words ?? [];
-    button.hidden = words.length === 0;
-    list.replaceChildren(...words.map(option));
+    button.hidden = known().length === 0;
     list.setAttribute("aria-label", say("words_title"));
     button.title = say("words_title");
   };
+  list.addEventListener("beforetoggle", (event) => {
+    if (event.newState === "open") list.replaceChildren(...known().map(option));
+  });
   list.addEventListener("toggle", (event) => {
     button.setAttribute("aria-expanded", String(event.newState === "open"));
     if (event.newState === "open") placeBelow(list, button);
