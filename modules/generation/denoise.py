@@ -18,6 +18,8 @@ from modules.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, PredictBoth
 from modules.families.family import Model, TextOptions
 from modules.generation.plan import ImagePlan
 from modules.generation.request import GenerationRequest
+from modules.prompt.composition import compose
+from modules.prompt.schedule import Timeline, schedule, text_at
 from modules.settings.schema import SETTINGS, Settings
 
 RHO_SCHEDULES = frozenset(info.label for info in SCHEDULE_INFOS if info.default_rho > 0)
@@ -37,41 +39,76 @@ def denoise(
 ) -> Tensor:
     """(B, C, H/8, W/8). `on_step` is called once a step and may raise to end early."""
     info = sampler_info(request.sampler)
-    cond = conditioning.of([image.prompt for image in batch])
-    alone = request.cfg_scale == 1 and not info.cfg_pp
-    uncond = None if alone else conditioning.of([image.negative_prompt for image in batch])
+    calls = request.steps * 2 if info.second_order else request.steps  # what a prompt's [from:to:when] counts
+    prompts = Prompts(batch, conditioning, Timeline(calls, old=settings.use_old_scheduling))
     noise = noise_of(batch, request, info, model, settings)
     if info.cfg_pp:
-        both = predict_both(model, cond, uncond, request.cfg_scale * CFG_PP_SCALE)
+        both = predict_both(model, prompts, request.cfg_scale * CFG_PP_SCALE)
         return walk_timesteps(info, both, noise, request.steps, model, settings, on_step)
-    predict = guided(model, cond, uncond, request.cfg_scale)
+    predict = guided(model, prompts, request.cfg_scale)
     if info.space == "timestep":
         return walk_timesteps(info, predict, noise, request.steps, model, settings, on_step)
     return walk_sigmas(info, predict, noise, request, model, settings, on_step)
 
 
-def guided(model: Model, cond: Tensor, uncond: Tensor | None, scale: float) -> Eps:
-    """Classifier-free guidance over the model. cond, uncond: (B, 77·n, D); uncond None: the prompt alone."""
-    both = predict_both(model, cond, uncond, scale)
+def guided(model: Model, prompts: "Prompts", scale: float) -> Eps:
+    """Classifier-free guidance over the model; where it would change nothing, without the negative prompt."""
+    if scale == 1 and prompts.is_plain:
+
+        def alone(x: Tensor, t: Tensor) -> Tensor:
+            return model.predict_eps(x, t.expand(len(x)), prompts.next()[0])
+
+        return alone
+    both = predict_both(model, prompts, scale)
     return lambda x, t: both(x, t)[0]
 
 
-def predict_both(model: Model, cond: Tensor, uncond: Tensor | None, scale: float) -> PredictBoth:
-    """The guided prediction, and the one without the prompt."""
+def predict_both(model: Model, prompts: "Prompts", scale: float) -> PredictBoth:
+    """The guided prediction, and the one without the prompt. Parts of a prompt (joined by AND) guide together."""
+    owners = torch.tensor(prompts.owners, device=model.device)  # (P,): the image of each part
+    weights = torch.tensor(prompts.weights, device=model.device).view(-1, 1, 1, 1)
 
     def eps(x: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
         return model.predict_eps(x, t.expand(len(x)), conditioning)
 
     def predict(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        if uncond is None:
-            with_prompt = without = eps(x, t, cond)
-        elif cond.shape != uncond.shape:
-            with_prompt, without = eps(x, t, cond), eps(x, t, uncond)
-        else:  # one pass of the network
-            with_prompt, without = eps(torch.cat([x, x]), t, torch.cat([cond, uncond])).chunk(2)
-        return cfg(with_prompt, without, scale), without
+        cond, uncond = prompts.next()  # (P, 77·n, D), (B, 77·m, D)
+        parts_x = x[owners]
+        if cond.shape[1] == uncond.shape[1]:  # one pass of the network
+            together = eps(torch.cat([parts_x, x]), t, torch.cat([cond, uncond]))
+            parts, without = together[: len(cond)], together[len(cond) :]
+        else:
+            parts, without = eps(parts_x, t, cond), eps(x, t, uncond)
+        if prompts.is_plain:
+            return cfg(parts, without, scale), without
+        return without.index_add(0, owners, (parts - without[owners]) * weights * scale), without
 
     return predict
+
+
+class Prompts:
+    """The conditionings of one batch, call by call of the model, as editing and alternation change them."""
+
+    def __init__(self, batch: Sequence[ImagePlan], conditioning: "Conditioning", timeline: Timeline):
+        parts = [(i, text, weight) for i, image in enumerate(batch) for text, weight in compose(image.prompt)]
+        self.owners = [i for i, _, _ in parts]
+        self.weights = [weight for _, _, weight in parts]
+        self._parts = [schedule(text, timeline) for _, text, _ in parts]
+        self._negatives = [schedule(image.negative_prompt, timeline) for image in batch]
+        self._conditioning = conditioning
+        self._calls = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every image has one part of weight 1."""
+        return self.owners == list(range(len(self._negatives))) and set(self.weights) == {1.0}
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """(P, 77·n, D) of all parts, (B, 77·m, D) of the negative prompts."""
+        # A1111 counts calls from 0 and the steps of a prompt from 1, so that every change comes one call late.
+        call, self._calls = self._calls, self._calls + 1
+        cond = self._conditioning.of([text_at(part, call) for part in self._parts])
+        return cond, self._conditioning.of([text_at(negative, call) for negative in self._negatives])
 
 
 def walk_sigmas(

@@ -143,7 +143,7 @@ class Compatibility(Section):
     )
     hires_fix_use_firstpass_conds: bool = setting(False, "Second pass with the first pass's prompts.", effective=False)
     use_old_scheduling: bool = setting(
-        False, "Prompt editing counts as in old versions.", infotext="Old prompt editing timelines", effective=False
+        False, "Prompt editing counts as in old versions.", infotext="Old prompt editing timelines"
     )
     use_downcasted_alpha_bar: bool = setting(
         False, "Round the noise schedule to half precision.", infotext="Downcast alphas_cumprod", effective=False
