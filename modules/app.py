@@ -21,6 +21,7 @@ from modules.jobs.worker import Engine, Worker
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.prompt.attention import pieces
 from modules.prompt.tokens import Tokenizer, count
+from modules.runtime import imports
 from modules.runtime.paths import Paths, absolute
 from modules.settings.schema import Settings
 from modules.settings.store import SettingsStore
@@ -125,9 +126,11 @@ class TorchEngine:
 
     def __init__(self, flags: Namespace, report: Report):
         report("starting", "starting PyTorch")
-        from modules.families.loader import ModelHolder
-        from modules.generation.engine import generate
-        from modules.runtime.device import placement_from
+        imports.scan_transformers_once()
+        with imports.no_collections():
+            from modules.families.loader import ModelHolder
+            from modules.generation.engine import generate
+            from modules.runtime.device import placement_from
 
         self._holder = ModelHolder(placement_from(flags), partial(report, "loading"))
         self._generate = generate

@@ -40,7 +40,9 @@ def device_from(flags: Namespace) -> torch.device:
     if torch.cuda.is_available():
         index = int(flags.device_id or 0)
         if index >= torch.cuda.device_count():
-            raise ValueError(f"--device-id {index}: this machine has {torch.cuda.device_count()} CUDA device(s), from 0")
+            raise ValueError(
+                f"--device-id {index}: this machine has {torch.cuda.device_count()} CUDA device(s), from 0"
+            )
         return torch.device("cuda", index)
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
 
