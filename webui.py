@@ -1,4 +1,4 @@
-"""The server: the only place that builds Easel's parts and puts them together. `launch.py` starts it and keeps it going.
+"""The server: the only place that builds Easel's parts and puts them together. `launch.py` starts it and keeps it up.
 
 The port is open from the first moment. The page is built and served first; torch and the model are loaded by the
 worker's thread while the page already answers.

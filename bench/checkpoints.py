@@ -25,7 +25,12 @@ def networks(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any], se
 
 
 def save_single_file(
-    path: Path, unet: Any, vae: Any, text: Any, dtype: torch.dtype = torch.float16, metadata: dict[str, str] | None = None
+    path: Path,
+    unet: Any,
+    vae: Any,
+    text: Any,
+    dtype: torch.dtype = torch.float16,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """One LDM-layout .safetensors of the three networks."""
     tensors = {}
@@ -36,7 +41,11 @@ def save_single_file(
         tensors[theirs] = weight[:, :, None, None] if ".attn_1." in theirs and weight.ndim == 2 else weight
     for own, theirs in ldm.clip_names(text.state_dict(), f"{ldm.TEXT}text_model."):
         tensors[theirs] = text.state_dict()[own]
-    save_file({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"} | (metadata or {}))
+    save_file(
+        {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()},
+        path,
+        {"format": "pt"} | (metadata or {}),
+    )
     return path
 
 

@@ -1,8 +1,9 @@
-"""What driving the networks costs: Easel's engine against diffusers' StableDiffusionPipeline, the same SD1.5-size networks
-of random weights, 512 × 512, in the same dtype. `python bench/overhead.py [--steps 2] [--rounds 2] [--dtype bfloat16]`
+"""What driving the networks costs: Easel's engine against diffusers' StableDiffusionPipeline, the same SD1.5-size
+networks of random weights, 512 × 512, in the same dtype.
+`python bench/overhead.py [--steps 2] [--rounds 2] [--dtype bfloat16]`
 
-Each engine runs in a process of its own (peak memory), the rounds taking turns, since these machines are noisy. CPU seconds
-are the fairer number where other work shares the machine.
+Each engine runs in a process of its own (peak memory), the rounds taking turns, since these machines are noisy. CPU
+seconds are the fairer number where other work shares the machine.
 """
 
 import argparse

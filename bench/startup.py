@@ -1,7 +1,7 @@
-"""How long from `python launch.py` to the page, to the loaded starter, and to the first picture. `python bench/startup.py`
+"""How long from `python launch.py` to the page, to the loaded starter, to the first picture. `python bench/startup.py`
 
-Starts the real thing (launch.py --skip-install --no-venv, so with the Python that runs this) on a free port with an empty
-data folder, several times; the first start of a fresh machine is the cold one. Medians; --each prints every start.
+Starts the real thing (launch.py --skip-install --no-venv, so with the Python that runs this) on a free port with an
+empty data folder, several times; the first start of a fresh machine is the cold one. Medians; --each prints all.
 """
 
 import argparse
@@ -38,7 +38,9 @@ def main() -> None:
                 print(json.dumps(runs[-1]))
     for key in ("port_s", "page_s", "model_s", "picture_s", "cpu_s"):
         print(f"{key:12}{statistics.median(run[key] for run in runs):8.2f}")
-    print(f"{'pictures/min':12}{runs[-1]['per_minute']:8.1f}   128 x 128, 20 steps of DPM++ 2M, CFG 7, over the HTTP API")
+    print(
+        f"{'pictures/min':12}{runs[-1]['per_minute']:8.1f}   128 x 128, 20 steps of DPM++ 2M, CFG 7, over the HTTP API"
+    )
 
 
 def start(data: str, pictures: int) -> dict[str, Any]:

@@ -21,5 +21,5 @@ def golden() -> Path:
 
 
 def golden_cases() -> dict[str, dict[str, Any]]:
-    """All measured cases by name; empty where the data is absent (ask for the fixture `golden` too, so that it shows)."""
+    """All measured cases by name; empty where the data is absent (ask for the fixture `golden` too: it tells)."""
     return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(GOLDEN.glob("cases/*.json"))}

@@ -1,4 +1,4 @@
-"""The house's rules (docs/architecture.md), held by reading every file: who imports whom, and what is imported at all."""
+"""The house's rules (docs/architecture.md), held by reading every file: who imports whom, and what is imported."""
 
 import ast
 import importlib
@@ -150,6 +150,16 @@ def test_the_names_are_those_that_extensions_use(golden):
     rows = (golden.parent / "facts" / "api_surface.tsv").read_text().splitlines()[1:]
     used = {row.split("\t")[4].split(".")[1] for row in rows if row.split("\t")[4].startswith("modules.")}
     assert len(used) > 50 and used <= A1111_NAMES
+
+
+def test_nothing_is_printed():
+    wrong = []
+    for file in sources():
+        calls = (node for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call))
+        wrong += [
+            f"{file.relative_to(ROOT)}:{call.lineno}" for call in calls if getattr(call.func, "id", "") == "print"
+        ]
+    assert not wrong, f"what is to be said goes to the log: {wrong}"
 
 
 def test_no_file_is_a_drawer():

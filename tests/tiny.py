@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench.checkpoints import networks, save_single_file
 
+from bench.checkpoints import networks, save_single_file
 from modules.families.sd1 import SD1Family
 from modules.library.header import read_header
 from modules.runtime.device import Placement

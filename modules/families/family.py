@@ -59,7 +59,9 @@ class Family(Protocol):
     def matches(self, header: Header) -> bool:
         """Whether the file is of this family; the tensors' names and shapes are enough to tell."""
 
-    def load(self, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]) -> Model:
+    def load(
+        self, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]
+    ) -> Model:
         """`config`: the .yaml beside the file, if any; `report` takes what is being done, for people.
 
         Raises ModelFileError when the file is not what its header promised.

@@ -1,6 +1,6 @@
-"""The single-file layout of the original "latent diffusion" code: what its tensors are called, and what their shapes tell.
+"""The single-file layout of the original "latent diffusion" code: what tensors are called, and what their shapes tell.
 
-Pure functions from a header to diffusers' configs and names; reads no weights. Shared by the families that use the layout.
+Pure functions from a header to diffusers' configs and names; reads no weights. Shared by the families that have it.
 """
 
 import json
@@ -160,7 +160,9 @@ def _hints_from_yaml(config: Path) -> Hints:
             text_activation=text.get("hidden_act"),
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LayoutError(f"{config.name} beside it can't be read as a model configuration ({error!r}); fix or remove it") from error
+        raise LayoutError(
+            f"{config.name} beside it can't be read as a model configuration ({error!r}); fix or remove it"
+        ) from error
 
 
 def unet_names(state: Mapping[str, Any], layers_per_block: int) -> Iterator[tuple[str, str]]:

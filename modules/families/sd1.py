@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x: CLIP's text encoder, a UNet that predicts noise (eps), and a VAE of factor 8 (Rombach et al., 2022)."""
+"""Stable Diffusion 1.x: CLIP's text encoder, a UNet that predicts eps, a VAE of factor 8 (Rombach et al. 2022)."""
 
 import json
 import logging
@@ -75,8 +75,8 @@ class SD1Family:
 
 
 def upsample(conv: torch.nn.Conv2d, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-    """(B, C, h, w) -> (B, C, 2h, 2w), cut to `output_size`: doubled, convolved, then cut, as in SD 1.x's own code; diffusers
-    cuts first, which gives another picture where the latent's size is odd."""
+    """(B, C, h, w) -> (B, C, 2h, 2w), cut to `output_size`: doubled, convolved, then cut, as in SD 1.x's own code;
+    diffusers cuts first, which gives another picture where the latent's size is odd."""
     x = conv(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
     return x if output_size is None else x[..., : output_size[0], : output_size[1]]
 
@@ -111,7 +111,7 @@ class SD1:
         return eps.float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        return torch.cat([self._decode_one(latent) for latent in latents.split(1)])
+        return torch.cat([self._decode_one(latent) for latent in latents[:, None]])
 
     def _decode_one(self, latent: Tensor) -> Tensor:
         z = latent / self.latent.scale
@@ -153,7 +153,8 @@ def fit_preview(model: SD1) -> Tensor:
     colours = torch.nn.functional.avg_pool2d(pixels, model.latent.factor)  # (12, 3, 8, 8)
     inputs = latents.permute(0, 2, 3, 1).reshape(-1, model.latent.channels)
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
-    return torch.linalg.lstsq(inputs, colours.permute(0, 2, 3, 1).reshape(-1, 3)).solution.T.contiguous()
+    fitted: Tensor = torch.linalg.lstsq(inputs, colours.permute(0, 2, 3, 1).reshape(-1, 3)).solution  # (C + 1, 3)
+    return fitted.T.contiguous()
 
 
 def _read(name: str) -> dict[str, Any]:

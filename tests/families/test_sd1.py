@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from bench.checkpoints import networks, save_single_file
 from safetensors.torch import load_file, save_file
 
+from bench.checkpoints import networks, save_single_file
 from modules.families.family import TextOptions
 from modules.families.sd1 import SD1, SD1Family
 from modules.library.header import ModelFileError, read_header
 from modules.runtime.device import Placement
 from tests.tiny import FP32, HEADS, TEXT, UNET, VAE
+
 
 def load(path: Path, placement: Placement = FP32, config: Path | None = None) -> SD1:
     model = SD1Family().load(path, read_header(path), config, placement, lambda part: None)
