@@ -261,6 +261,8 @@ def _pip(environment: Environment, arguments: Sequence[str], say: Say) -> None:
                 except subprocess.TimeoutExpired:
                     pip.kill()
                     pip.wait()
+            if pip.stdout:
+                pip.stdout.close()
         if code == 0:
             return
         complaints.seek(0)
@@ -278,17 +280,15 @@ def _explain(words: str) -> str:
         return "This Python belongs to the system and takes no packages: start without --no-venv."
     if "Permission denied" in words or "Read-only file system" in words:
         return "Set-up may not write there: check who owns the folder, or copy Easel to one of yours."
-    if re.search(r"No matching distribution|Could not find a version", words):
-        offline = re.search(r"Retrying|Connection|resolution|timed out|Proxy|SSL", words)
-        if not offline:
-            return (
-                "A pinned package is not offered for this Python or system: Python 3.11 or 3.12 are the safest choice."
-            )
-    if re.search(r"Connection|resolution|resolve|timed out|Timeout|Proxy|SSL|Retrying|No matching distribution", words):
+    offered = re.search(r"\(from versions: (.*)\)", words)
+    unreachable = re.search(r"Connection|resolution|resolve|timed out|Timeout|Proxy|SSL|Retrying", words)
+    if unreachable or (offered and offered[1] == "none"):
         return (
             "The packages cannot be fetched: this machine seems to be offline, or a proxy is in the way. "
             "Set-up needs the internet once; check the connection and start again, what was fetched is kept."
         )
+    if "No matching distribution" in words:
+        return "A pinned package is not offered for this Python or system: Python 3.11 or 3.12 are the safest choice."
     return ""
 
 
