@@ -51,11 +51,13 @@ def churn(
     x: Tensor, sigma: Tensor, total: int, noise: Noise, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
 ) -> tuple[Tensor, Tensor]:
     """A little more noise before the step: lines 4 to 6 of algorithm 2 of Karras et al. (2022). -> x, sigma"""
-    gamma = min(s_churn / total, sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
-    if gamma == 0:
+    if s_churn == 0:
         return x, sigma
-    sigma_hat = sigma * (gamma + 1)
-    return x + noise() * s_noise * (sigma_hat**2 - sigma**2).sqrt(), sigma_hat
+    eps = noise()  # also where it is not used: the noise of a step does not depend on the limits
+    if not s_tmin <= sigma <= s_tmax:
+        return x, sigma
+    sigma_hat = sigma * (1 + min(s_churn / total, sqrt(2) - 1))
+    return x + eps * s_noise * (sigma_hat**2 - sigma**2).sqrt(), sigma_hat
 
 
 def ancestral_step(sigma: Tensor, sigma_next: Tensor, eta: float) -> tuple[Tensor, Tensor]:

@@ -86,12 +86,13 @@ def test_euler_with_churn_walks_the_path_of_diffusers() -> None:
     ours = euler(denoise, x, scheduler.sigmas, record.noise, record.on_step, **churning)
     again = Recorder()
 
-    for t in scheduler.timesteps:  # theirs predicts before it adds the noise; the noise is drawn for every step there
+    for t in scheduler.timesteps:  # theirs predicts before it adds the noise
         i = scheduler.step_index if scheduler.step_index is not None else 0
         sigma = scheduler.sigmas[i]
+        fresh = again.noise()  # drawn at every step
         if 0.5 <= sigma <= 5.0:
             sigma_hat = sigma * (1 + min(2.0 / 8, 2**0.5 - 1))
-            x = x + again.noise() * 1.01 * (sigma_hat**2 - sigma**2) ** 0.5
+            x = x + fresh * 1.01 * (sigma_hat**2 - sigma**2) ** 0.5
             scheduler.sigmas[i] = sigma_hat
         x = scheduler.step(eps(x / (scheduler.sigmas[i] ** 2 + 1) ** 0.5), t, x).prev_sample
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
