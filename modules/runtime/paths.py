@@ -36,6 +36,11 @@ def paths_from(flags: Namespace, root: Path = ROOT) -> Paths:
         raise PathError(f"--ckpt-dir: there is no folder {absolute(flags.ckpt_dir)}; make it, or correct the flag")
     if flags.ckpt and not absolute(flags.ckpt).is_file():
         raise PathError(f"--ckpt: there is no file {absolute(flags.ckpt)}; correct the flag, or leave it out")
+    if bool(flags.tls_keyfile) != bool(flags.tls_certfile):
+        raise PathError("--tls-keyfile and --tls-certfile belong together: give both, or neither")
+    for flag, given in (("--tls-keyfile", flags.tls_keyfile), ("--tls-certfile", flags.tls_certfile)):
+        if given and not absolute(given).is_file():
+            raise PathError(f"{flag}: there is no file {absolute(given)}; correct the flag")
     cache = data_dir / "data" / "cache"
     _make(cache, "--data-dir" if flags.data_dir else "the data folder")
     _try_to_write(cache.parent, "--data-dir" if flags.data_dir else "the data folder")

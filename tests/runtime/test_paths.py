@@ -63,6 +63,15 @@ def test_what_has_to_be_there_already(tmp_path):
         paths(tmp_path, "--ckpt", str(tmp_path / "nothing.safetensors"))
 
 
+def test_key_and_certificate_come_together(tmp_path):
+    (tmp_path / "key.pem").touch()
+    key = ["--tls-keyfile", str(tmp_path / "key.pem")]
+    with pytest.raises(PathError, match="belong together"):
+        paths(tmp_path, *key)
+    with pytest.raises(PathError, match="--tls-certfile: there is no file"):
+        paths(tmp_path, *key, "--tls-certfile", str(tmp_path / "absent.pem"))
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written(tmp_path):
     locked = tmp_path / "locked"
