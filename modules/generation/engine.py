@@ -149,4 +149,3 @@ def preview_of(model: Model, latents: Tensor) -> Image.Image:
     for i, picture in enumerate(pictures):
         sheet.paste(picture, (i % columns * width, i // columns * height))
     return sheet
-
