@@ -225,3 +225,16 @@ def test_copy_puts_the_parameters_on_the_clipboard(new_page: Callable[..., Any])
     page.get_by_role("button", name="Copy parameters").click()
     page.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == infotext(page)
+
+
+def test_words_of_the_starter_are_offered(page: Any, server: Server) -> None:
+    if server.checkpoint != "starter":
+        pytest.skip("only the starter comes with a list of words")
+    page.get_by_role("button", name="Words", exact=True).click()
+    page.get_by_role("option", name="pizza", exact=True).click()
+    assert box(page, "prompt").input_value() == "pizza"
+    page.get_by_role("button", name="Words", exact=True).click()
+    page.get_by_role("option", name="rose", exact=True).click()
+    assert box(page, "prompt").input_value() == "pizza, rose"
+    page.keyboard.press("Escape")
+    page.locator("#easel_words").wait_for(state="hidden")
