@@ -1,5 +1,5 @@
-"""What the user asked for. Plain frozen data: safe to queue, log, store and replay. Both doors, page and HTTP, build it,
-and it is validated here only. Knows no torch."""
+"""What the user asked for. Plain frozen data: safe to queue, log, store and replay. Both doors, page and HTTP, build
+it, and it is validated here only. Knows no torch."""
 
 from difflib import get_close_matches
 from typing import Annotated, Any
@@ -43,12 +43,14 @@ class GenerationRequest(BaseModel):
     @field_validator("sampler")
     @classmethod
     def _known_sampler(cls, value: str) -> str:
-        return _known(value, "sampler", {n: i.name for i in SAMPLER_INFOS for n in (i.name, *i.aliases)})
+        names = {name: info.name for info in SAMPLER_INFOS for name in (info.name, *info.aliases)}
+        return _known(value, "sampler", names)
 
     @field_validator("schedule")
     @classmethod
     def _known_schedule(cls, value: str) -> str:
-        return _known(value, "schedule type", {n: i.label for i in SCHEDULE_INFOS for n in (i.label, i.name, *i.aliases)})
+        names = {name: info.label for info in SCHEDULE_INFOS for name in (info.label, info.name, *info.aliases)}
+        return _known(value, "schedule type", names)
 
     @model_validator(mode="after")
     def _affordable(self) -> "GenerationRequest":
