@@ -21,7 +21,7 @@ Seed = Annotated[int, Field(strict=True, ge=-1, lt=SEED_LIMIT)]
 
 
 class GenerationRequest(BaseModel):
-    """One txt2img request. A field out of its range raises pydantic.ValidationError, which names field, value, limit."""
+    """One txt2img request. A field out of range raises pydantic.ValidationError, which names field, value and limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
