@@ -137,7 +137,7 @@ def test_the_preview_map_shows_nearly_the_picture(networks, tokenizer, metadata:
     rgb = torch.einsum("cz,bzhw->bhwc", weight, z) + bias  # (B, 16, 16, 3)
     pictures = torch.from_numpy(decode(vae, z)).float() / 255
     small = pictures.reshape(2, 16, 8, 16, 8, 3).mean((2, 4))
-    assert (rgb - small).abs().mean() < 0.05
+    assert (rgb.clamp(0, 1) - small).abs().mean() < 0.05  # guidance overshoots beyond white
 
 
 @torch.no_grad()

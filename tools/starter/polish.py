@@ -30,13 +30,14 @@ class Polishing:
     plan: Plan
     seed: int
     batch_size: int = 4
-    noise: float = 0.05  # deviation of what is added to the latents: the UNet's are not perfect either
+    noise: float = 0.12  # deviation of what is added to the latents: the UNet's are not perfect either
     encoder_every: int = 4  # steps; the encoder has less to learn
     save_every_s: float = 180
 
 
 def polish_vae(run: Path, polishing: Polishing, device: torch.device) -> None:
     folder = run / "polish"
+    folder.mkdir(exist_ok=True)
     artwork, _ = load_artwork(run)
     z = torch.from_numpy(np.load(run / "latents" / "z.npy")).float()  # (N, 4, 16, 16)
     index: list[tuple[int, str]] = json.loads((run / "latents" / "index.json").read_text())
