@@ -18,6 +18,9 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from modules.runtime.supervising import ended
 
 STAMP = "easel.json"  # in the venv: what was installed there, to the end
 OLDEST_TORCH = (2, 10)
@@ -160,10 +163,11 @@ def _make_venv(environment: Environment, say: Say) -> None:
     say(f"Making a Python environment in {venv}")
     if venv.exists():
         shutil.rmtree(venv)
-    done = subprocess.run([sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
+    command = [sys.executable, "-m", "venv", str(venv)]
+    with ended(_start(command, os.environ, subprocess.PIPE, subprocess.STDOUT)) as making:
+        words = making.communicate()[0].strip()
+    if making.returncode == 0:
         return
-    words = (done.stdout + done.stderr).strip()
     if "ensurepip" in words or "No module named venv" in words:
         raise SetupError(
             "this Python cannot make virtual environments. On Debian and Ubuntu: `sudo apt install python3-venv`; "
@@ -238,37 +242,32 @@ def _pip(environment: Environment, arguments: Sequence[str], say: Say) -> None:
     environ = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONUTF8": "1"}
     on_screen = sys.stdout.isatty()  # then pip draws its own progress bars
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
-        pip = subprocess.Popen(
-            command,
-            stdout=None if on_screen else subprocess.PIPE,
-            stderr=complaints,
-            stdin=subprocess.DEVNULL,
-            env=environ,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        try:
+        with ended(_start(command, environ, None if on_screen else subprocess.PIPE, complaints)) as pip:
             for line in pip.stdout or ():
                 if line.lstrip().startswith(("Downloading", "Installing", "Building")):
                     say("  " + line.strip()[:110])
             code = pip.wait()
-        finally:  # Ctrl-C and SIGTERM come as exceptions
-            if pip.poll() is None:
-                pip.terminate()
-                try:
-                    pip.wait(3)
-                except subprocess.TimeoutExpired:
-                    pip.kill()
-                    pip.wait()
-            if pip.stdout:
-                pip.stdout.close()
         if code == 0:
             return
         complaints.seek(0)
         words = [line.rstrip() for line in complaints if line.strip() and "is ignored: it is neither" not in line]
     text = "\n".join(words[-12:])
     raise SetupError(f"{_explain(text) or 'pip could not install everything.'}\npip's last words:\n{text}")
+
+
+def _start(command: Sequence[str], environ: Mapping[str, str], out: int | None, err: Any) -> subprocess.Popen[str]:
+    """In a group of its own, so that what it starts can be ended with it."""
+    return subprocess.Popen(
+        command,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=sys.platform != "win32",
+    )
 
 
 def _explain(words: str) -> str:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from modules.runtime.listening import SOCKET_VARIABLE
@@ -28,6 +29,7 @@ CRASH_WINDOW_S = 60.0
 BAD_COMMAND_LINE = 2  # a server that exits with this has said why, and would say it again
 
 Say = Callable[[str], None]
+Text = TypeVar("Text", str, bytes)
 
 
 class Terminated(BaseException):
@@ -74,7 +76,13 @@ def supervise(server: Server, on_ready: Callable[[], None], say: Say) -> int:
 @contextlib.contextmanager
 def running(server: Server) -> Iterator[subprocess.Popen[bytes]]:
     """The server's process, in a process group of its own; on leaving, the group is gone."""
-    process = _start(server)
+    with ended(_start(server)) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[Text]) -> Iterator[subprocess.Popen[Text]]:
+    """On leaving, this process is gone, and with it the group that it leads (`start_new_session`)."""
     try:
         yield process
     finally:
@@ -134,7 +142,7 @@ def _die_with_parent() -> Callable[[], None] | None:
     return after_fork
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[Text]) -> None:
     """Asks the server to end, waits `GRACE_S`, then kills what is left of its group. A second Ctrl-C kills at once."""
     try:
         if process.poll() is None:
@@ -149,6 +157,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is empty already
                 os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from modules.runtime import installing
@@ -119,6 +122,29 @@ def test_a_venv_that_was_half_made_is_made_again(root):
     said: list[str] = []
     install(root, ours(root), FILES, said.append)
     assert probe(root) == "1.0" and any(line.startswith("Making a Python environment") for line in said)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+def test_ctrl_c_while_the_venv_is_made_leaves_no_process(root):
+    shutil.rmtree(root / "venv")
+    code = f"""
+import sys, pathlib; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
+from modules.runtime import installing
+root = pathlib.Path({str(root)!r})
+environment = installing.Environment(root / "venv" / "bin" / "python", root / "venv")
+installing.install(root, environment, {FILES!r}, print)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    me = psutil.Process(process.pid)
+    while not [child for child in me.children(recursive=True) if "ensurepip" in " ".join(child.cmdline())]:
+        time.sleep(0.02)
+        assert process.poll() is None
+    children = me.children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    process.wait(5)
+    _, alive = psutil.wait_procs(children, 2)
+    assert len(children) > 1 and not alive
+    assert not (root / "venv" / installing.STAMP).exists()
 
 
 def test_no_internet_is_said_in_a_sentence(root, monkeypatch):
