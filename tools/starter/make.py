@@ -38,7 +38,7 @@ def parse() -> argparse.Namespace:
     option("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))
     option("--run", type=Path, default=HERE / "run", help="folder for everything that is made on the way")
     option("--models", type=Path, default=ROOT / "models" / "Stable-diffusion", help="folder of the export")
-    option("--warm", type=Path, help="folder with vae, text_encoder and unet to start from, in diffusers' layout")
+    option("--warm", type=Path, help="weights to start from: an exported checkpoint, or a folder in diffusers' layout")
     option("--styles", default="noto,3d", help="first the one that needs no word")
     option("--concepts", choices=("listed", "all"), default="listed", help="listed: those in concepts.txt")
     option("--coloured", type=int, default=2, help="pictures on a coloured background for each on white")
@@ -46,8 +46,8 @@ def parse() -> argparse.Namespace:
     option("--text-minutes", type=float, default=4)
     option("--unet-minutes", type=float, default=120)
     option("--polish-minutes", type=float, default=20)
-    option("--batch", type=int, default=32, help="of the UNet's training")
-    option("--rate", type=float, default=8e-4, help="learning rate of the UNet")
+    option("--batch", type=int, default=16, help="of the UNet's training")
+    option("--rate", type=float, default=1e-3, help="learning rate of the UNet")
     option("--seed", type=int, default=0)
     option("--sheet-prompts", nargs="+", metavar="PROMPT", help="instead of 60 from the list")
     option("--sheet-seed", type=int, default=0)
@@ -79,6 +79,12 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(automatic if options.device == "auto" else options.device)
     run, seed, warm = options.run, options.seed, options.warm
+    if warm and warm.is_file():
+        from tools.starter.export import load_exported
+
+        checkpoint, warm = warm, run / "warm"
+        for name, network in zip(("unet", "vae", "text_encoder"), load_exported(checkpoint), strict=True):
+            network.save_pretrained(warm / name)
     match stage:
         case "data":
             from tools.starter.artwork import make_artwork
