@@ -38,7 +38,7 @@ STOPWATCH = """
   window.seen = {};
   const look = () => {
     const box = document.querySelector("#txt2img_prompt textarea");
-    if (box && box.getBoundingClientRect().height && !seen.visible) seen.visible = performance.now();
+    if (box && box.checkVisibility({ visibilityProperty: true }) && !seen.visible) seen.visible = performance.now();
     if (document.documentElement?.dataset.ready && !seen.usable) seen.usable = performance.now();
     if (!seen.usable) requestAnimationFrame(look);
   };

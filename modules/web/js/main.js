@@ -35,7 +35,6 @@ function fill(slot) {
 
 function start() {
   started = true;
-  document.getElementById("easel_skeleton").remove();
   startTranslating();
   follow();
   showHeader();
@@ -49,10 +48,11 @@ function start() {
   document.getElementById("txt2img_interrupt").addEventListener("click", () => act("interrupt"));
   document.getElementById("txt2img_skip").addEventListener("click", () => act("skip"));
   addEventListener("pagehide", save);
+  document.documentElement.dataset.ready = "true"; // shows what was built
+  document.getElementById("easel_skeleton").remove();
   restore();
   connect();
   if (matchMedia("(pointer: fine)").matches && document.activeElement === document.body) box("prompt").focus({ preventScroll: true });
-  document.documentElement.dataset.ready = "true";
 }
 
 new MutationObserver(look).observe(document.querySelector("gradio-app"), { childList: true, subtree: true });
