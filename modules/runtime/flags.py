@@ -90,6 +90,7 @@ def _parser(only_given: bool = False) -> argparse.ArgumentParser:
         prog="python launch.py",
         usage="python launch.py [install | test [pytest arguments]] [flags]",
         description="Starts Easel. Flags may also stand in the environment variable COMMANDLINE_ARGS.",
+        epilog="TORCH_INDEX_URL in the environment names the package index of another torch (CPU, ROCm, …)",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=120),
         allow_abbrev=False,
     )
