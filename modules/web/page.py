@@ -1,10 +1,13 @@
 """The page: builds the Gradio app from its tabs and mounts it at "/" behind the shell. Called once, by webui.py, after
 all other routes, because a mount at "/" answers whatever nobody else does."""
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from modules.runtime.version import VERSION
 from modules.web.checkpoints import bind_checkpoint_choice, checkpoint_choice
 from modules.web.generate import txt2img_tab
 from modules.web.parts import slot
@@ -48,4 +51,13 @@ def build_page(app: "App") -> gr.Blocks:
             with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
                 png_info_tab(app, form, reply, tabs)
         bind_checkpoint_choice(app, form, refresh, reply)
+    blocks.app_id = fingerprint(blocks)
     return blocks
+
+
+def fingerprint(blocks: gr.Blocks) -> int:
+    """Names this page by what it is made of. Gradio picks a random number at each start, and open pages reload when it
+    changes; ours go on where they are after a restart, unless the page is another one by then."""
+    config = blocks.get_config_file()
+    made_of = json.dumps([VERSION, config["layout"], config["dependencies"]], default=str, sort_keys=True)
+    return int(hashlib.sha256(made_of.encode()).hexdigest()[:12], 16)

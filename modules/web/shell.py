@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent
 YEAR = "public, max-age=31536000, immutable"  # for addresses that carry a hash of what they serve
 MOST_HOSTS = 16  # names of this server whose document is kept
 ALLOWED = re.compile(
-    r"/theme\.css|/config|/gradio_api/(run/predict|queue/join|queue/data|heartbeat/\w+|startup-events|cancel|reset)/?"
+    r"/theme\.css|/config|/gradio_api/(run/predict|queue/join|queue/data|heartbeat/\w+|startup-events|app_id|cancel|reset)/?"
 )
 
 

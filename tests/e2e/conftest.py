@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,27 +46,36 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    checkpoint = STARTER if STARTER.exists() else TINY
-    if not checkpoint.exists():
-        pytest.skip(
-            "there is no checkpoint to make pictures with: neither the starter nor the tiny one of shared/golden"
-        )
+def checkpoint_flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """How a server is told of the checkpoint that the tests use."""
+    if STARTER.exists():
+        return []
+    if not TINY.exists():
+        pytest.skip("no checkpoint to make pictures with: neither the starter nor the tiny one of shared/golden")
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for file in (TINY, TINY.with_suffix(".yaml")):
+        (folder / file.name).symlink_to(file)
+    return ["--ckpt-dir", str(folder)]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, checkpoint_flags: list[str]) -> Iterator[Server]:
     data_dir = tmp_path_factory.mktemp("data")
-    port = free_port()
-    command = [sys.executable, "webui.py", "--port", str(port), "--data-dir", str(data_dir)]
-    if checkpoint is TINY:
-        folder = tmp_path_factory.mktemp("checkpoints")
-        for file in (TINY, TINY.with_suffix(".yaml")):
-            (folder / file.name).symlink_to(file)
-        command += ["--ckpt-dir", str(folder)]
+    with running(data_dir, free_port(), checkpoint_flags) as (url, _):
+        yield Server(url, data_dir, TINY.stem if checkpoint_flags else STARTER.stem)
+
+
+@contextmanager
+def running(data_dir: Path, port: int, flags: list[str]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A server that answers; ended at the end, if it still runs."""
+    url = f"http://127.0.0.1:{port}"
     log = data_dir / "server.log"
-    with log.open("w") as output:
+    command = [sys.executable, "webui.py", "--port", str(port), "--data-dir", str(data_dir), *flags]
+    with log.open("a") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            url = f"http://127.0.0.1:{port}"
             wait_for(url, process, log)
-            yield Server(url, data_dir, checkpoint.stem)
+            yield url, process
         finally:
             stop(process)
 
@@ -126,7 +136,9 @@ class Watch:
             self.faults.append(f"request to elsewhere: {url}")
 
     def note_console(self, message: Any) -> None:
-        if message.type == "error" and "status of 422" not in message.text:  # a refused picture is told by the page
+        refused = "status of 422" in message.text  # what the page tells in words
+        of_picture = "/api/v1/jobs/" in message.location["url"]  # Chromium's own frame around a picture in a tab
+        if message.type == "error" and not refused and not of_picture:
             self.faults.append(f"console: {message.text}")
 
 

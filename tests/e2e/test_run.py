@@ -237,3 +237,14 @@ def test_a_refusal_is_told_in_chinese_too(new_page: Callable[..., Any]) -> None:
     generate(page)
     page.wait_for_selector(".problem")
     assert problems(page) == ["宽度必须是 8 的倍数，现在是 70。"]
+
+
+def test_the_picture_opens_beside_the_page(page: Any) -> None:
+    ask_for(page, "red apple")
+    generate(page)
+    wait_for_pictures(page, 1)
+    with page.context.expect_page() as other:
+        page.locator("#txt2img_open_folder").click()
+    other.value.wait_for_load_state()
+    assert other.value.url.endswith(page.locator("#easel_picture").get_attribute("src"))
+    assert other.value.evaluate("document.images[0].naturalWidth") == 64

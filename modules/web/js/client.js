@@ -3,6 +3,7 @@
 const ID = "easel.client";
 const listeners = new Map();
 let source = null;
+export let online = true;
 
 export const randomKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 
@@ -27,8 +28,12 @@ function listen() {
   source?.close();
   source = new EventSource(`api/v1/events?client=${encodeURIComponent(client)}`);
   const own = source;
-  own.onopen = () => emit("open", {});
+  own.onopen = () => {
+    online = true;
+    emit("open", {});
+  };
   own.onerror = () => {
+    online = false;
     emit("offline", {});
     // A refused stream (a restart answers 502 or 503 for a moment) is closed for good by the browser: ask again ourselves.
     if (own.readyState === EventSource.CLOSED) setTimeout(() => own === source && listen(), 2000);

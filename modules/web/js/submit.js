@@ -1,6 +1,6 @@
 // Generate: one click, one run. Gradio carries the form to Python; this file gives it a ticket and reads the answer.
 
-import { client, randomKey } from "./client.js";
+import { client, online, randomKey } from "./client.js";
 import { box, put, save } from "./fields.js";
 import { report, sentence } from "./problems.js";
 import { setSending } from "./progress.js";
@@ -23,8 +23,9 @@ export function generate() {
 
 function beforeSubmit(event) {
   if (!event.target.closest?.("#txt2img_generate")) return;
-  if (key !== null || event.detail > 1) {
-    // still on its way, or the second half of a double click
+  const twice = key !== null || event.detail > 1; // still on its way, or the second half of a double click
+  if (!online && !twice) report(say("problem.unreachable"));
+  if (twice || !online) {
     event.preventDefault();
     event.stopImmediatePropagation();
     return;
