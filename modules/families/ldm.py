@@ -151,7 +151,7 @@ def _hints_from_yaml(config: Path) -> Hints:
         text = params["cond_stage_config"].get("params") or {}
         heads = unet.get("num_heads")
         folder = config.parent / str(text["version"]) if "version" in text else None
-        if folder and (folder / "config.json").is_file() and config.parent in folder.resolve().parents:
+        if folder and (folder / "config.json").is_file() and config.parent.resolve() in folder.resolve().parents:
             text = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return Hints(
             unet_heads=heads if heads and heads > 0 else None,

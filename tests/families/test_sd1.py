@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.checkpoints import networks, save_single_file
 from modules.families.family import TextOptions
+from modules.families.ldm import hints_from
 from modules.families.sd1 import SD1, SD1Family
 from modules.library.header import ModelFileError, read_header
 from modules.runtime.device import Placement
@@ -127,3 +128,17 @@ def test_a_broken_yaml_is_named(saved: tuple[Path, Any, Any, Any], tmp_path: Pat
 def test_a_lora_is_no_checkpoint(tmp_path: Path) -> None:
     save_file({"lora_unet_x.lora_up.weight": torch.zeros(4, 4)}, tmp_path / "lora.safetensors")
     assert not SD1Family().matches(read_header(tmp_path / "lora.safetensors"))
+
+
+def test_the_text_encoder_named_by_the_yaml_is_found_through_a_linked_folder(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    (real / "clip-small").mkdir(parents=True)
+    (real / "clip-small" / "config.json").write_text('{"num_attention_heads": 7}', encoding="utf-8")
+    yaml = "model: {params: {unet_config: {params: {num_heads: 4}}, cond_stage_config: {params: {version: clip-small}}}}"
+    (real / "model.yaml").write_text(yaml, encoding="utf-8")
+    (tmp_path / "link").symlink_to(real, target_is_directory=True)
+    assert hints_from(tmp_path / "link" / "model.yaml", {}).text_heads == 7
+    outside = yaml.replace("clip-small", "../clip-small")
+    (real / "sub").mkdir()
+    (real / "sub" / "model.yaml").write_text(outside, encoding="utf-8")
+    assert hints_from(real / "sub" / "model.yaml", {}).text_heads is None
