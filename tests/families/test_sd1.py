@@ -134,7 +134,9 @@ def test_the_text_encoder_named_by_the_yaml_is_found_through_a_linked_folder(tmp
     real = tmp_path / "real"
     (real / "clip-small").mkdir(parents=True)
     (real / "clip-small" / "config.json").write_text('{"num_attention_heads": 7}', encoding="utf-8")
-    yaml = "model: {params: {unet_config: {params: {num_heads: 4}}, cond_stage_config: {params: {version: clip-small}}}}"
+    yaml = (
+        "model: {params: {unet_config: {params: {num_heads: 4}}, cond_stage_config: {params: {version: clip-small}}}}"
+    )
     (real / "model.yaml").write_text(yaml, encoding="utf-8")
     (tmp_path / "link").symlink_to(real, target_is_directory=True)
     assert hints_from(tmp_path / "link" / "model.yaml", {}).text_heads == 7
