@@ -51,14 +51,14 @@ def train_a_little(run: Path, minutes: float) -> dict:
 
 
 def test_training_goes_on_where_it_ended(run: Path) -> None:
-    first = train_a_little(run, minutes=0.01)
+    first = train_a_little(run, minutes=0.04)
     assert first["step"] > 0 and first["samples"] == 2 * first["step"]
-    second = train_a_little(run, minutes=0.02)
+    second = train_a_little(run, minutes=0.12)
     assert second["step"] > first["step"]
     assert second["updates"] == second["step"]
     assert second["optimizer"]["state"][0]["step"] == second["step"]
     assert (run / "unet" / "unet" / "config.json").exists()
-    again = train_a_little(run, minutes=0.02)  # done already: nothing is trained, nothing lost
+    again = train_a_little(run, minutes=0.12)  # done already: nothing is trained, nothing lost
     assert again["step"] == second["step"]
     assert_close(again["unet_mean"], second["unet_mean"])
 
@@ -66,7 +66,7 @@ def test_training_goes_on_where_it_ended(run: Path) -> None:
 def test_text_and_cross_attention_learn_the_words_stay(run: Path) -> None:
     torch.manual_seed(0)
     before = make_text_encoder(TextSizes(hidden=32, layers=1, heads=2, intermediate=64)).state_dict()
-    after = train_a_little(run, minutes=0.01)["text"]
+    after = train_a_little(run, minutes=0.04)["text"]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any("token_embedding" in name for name in changed)
     assert any("self_attn.v_proj" in name for name in changed)
