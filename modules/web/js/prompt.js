@@ -80,10 +80,24 @@ function offerWords(button) {
   const list = document.createElement("div");
   list.className = "word-list";
   list.id = "easel_words";
-  list.popover = "auto";
+  list.popover = "manual"; // an "auto" one was sometimes closed by the browser after a choice, on busy machines
   list.setAttribute("role", "listbox");
   document.body.append(list);
-  button.popoverTargetElement = list;
+  button.addEventListener("click", () => list.togglePopover());
+  const isOpen = () => list.matches(":popover-open");
+  document.addEventListener("pointerdown", (event) => {
+    if (isOpen() && !list.contains(event.target) && !button.contains(event.target)) list.hidePopover();
+  });
+  document.addEventListener(
+    "keydown",
+    (event) => {
+      if (event.key !== "Escape" || !isOpen()) return;
+      event.stopPropagation(); // it closes the list, and interrupts nothing
+      list.hidePopover();
+      button.focus();
+    },
+    true,
+  );
   const known = () => checkpointOf(value("checkpoint"))?.words ?? [];
   const refresh = () => {
     button.hidden = known().length === 0;
