@@ -1,9 +1,9 @@
 """What the engine needs of a model, whatever its family, and what a family must offer to be found and loaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -29,20 +29,52 @@ class TextOptions:
     emphasis: Emphasis = "Original"
     clip_skip: int = 1  # 1: the last layer of the text encoder
     comma_backtrack: int = 20  # tokens
+    width: int = 512  # pixels, as the sizes below: what SDXL is told of the picture
+    height: int = 512
+    crop_top: int = 0
+    crop_left: int = 0
+    aesthetic_score: float = 6.0  # SDXL's refiner, for prompts and for negative prompts
+    negative_aesthetic_score: float = 2.5
+    clip_l_skip: bool = False  # whether clip_skip counts for SDXL's CLIP-L too
+    embeddings: Any = None  # textual inversions that the prompt may name
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """N encoded prompts."""
+
+    cross: Tensor  # (N, 77·n, D): what the UNet attends to
+    vector: Tensor | None = None  # (N, V): added to the embedding of the timestep, in families that do so
+
+    def __len__(self) -> int:
+        return len(self.cross)
+
+    def __getitem__(self, rows: slice) -> "Conditioning":
+        return Conditioning(self.cross[rows], None if self.vector is None else self.vector[rows])
 
 
 class Model(Protocol):
     """A loaded checkpoint. Tensors are float32 at these borders, whatever the networks compute in."""
 
+    family: str  # its family's name
     latent: LatentFormat
     alphas_cumprod: Tensor  # (T,) float32, falling: ᾱ of the training schedule
     device: torch.device
+    components: Mapping[str, Any]  # unet, vae, text_encoder, text_encoder_2: diffusers' and transformers' modules
+    image_channels: int  # what the UNet takes beside the latent: 0; 5, inpainting; 4, instruct-pix2pix
 
-    def encode(self, texts: Sequence[str], options: TextOptions) -> Tensor:
-        """(len(texts), 77·n, D): all texts filled up to the same number n of chunks."""
+    def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
+        """All texts filled up to the same number n of chunks. `negative`: they are negative prompts."""
 
-    def predict_eps(self, x: Tensor, timestep: Tensor, conditioning: Tensor) -> Tensor:
-        """x: (B, C, H, W), scaled as in training (unit variance); timestep: (B,), may be fractional -> noise, as x."""
+    def predict_eps(
+        self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None
+    ) -> Tensor:
+        """x: (B, C, H, W), scaled as in training (unit variance); timestep: (B,), may be fractional -> noise, as x.
+        `beside`: (B, image_channels, H, W), needed where image_channels is not 0."""
+
+    def encode_image(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """(B, 3, H, W) pixels in 0–1 -> latents of the UNet, drawn from the VAE's posterior with `noise` ~ N(0, 1), of
+        the latents' shape (B, C, H/8, W/8)."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, H, W) latents of the UNet -> (B, 3, 8H, 8W) pixels in 0–1."""

@@ -16,7 +16,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from modules.diffusion.prediction import scaled_linear_alphas_cumprod
 from modules.families import ldm, weights
-from modules.families.family import LatentFormat, Model, TextOptions
+from modules.families.family import Conditioning, LatentFormat, Model, TextOptions
 from modules.families.text import ClipEncoder
 from modules.library.header import Header, ModelFileError
 from modules.prompt.tokens import Tokenizer
@@ -84,6 +84,9 @@ def upsample(conv: torch.nn.Conv2d, x: Tensor, output_size: Sequence[int] | None
 class SD1:
     """A loaded SD 1.x checkpoint (see family.Model)."""
 
+    family = "SD 1.x"
+    image_channels = 0
+
     def __init__(
         self,
         encoder: ClipEncoder,
@@ -97,18 +100,27 @@ class SD1:
         self.alphas_cumprod = scaled_linear_alphas_cumprod(facts["timesteps"], facts["beta_start"], facts["beta_end"])
         self.device = placement.device
         self.encoder, self.unet, self.vae, self.placement = encoder, unet, vae, placement
+        self.components: Mapping[str, Any] = {"unet": unet, "vae": vae, "text_encoder": encoder.network}
         self._preview = preview  # (3, C + 1): weights and bias of the linear map; None: fitted when first asked for
 
-    def encode(self, texts: Sequence[str], options: TextOptions) -> Tensor:
-        return self.encoder.encode(texts, options)
+    def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
+        return Conditioning(self.encoder.encode(texts, options))
 
-    def predict_eps(self, x: Tensor, timestep: Tensor, conditioning: Tensor) -> Tensor:
+    def predict_eps(
+        self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None
+    ) -> Tensor:
         dtype = self.placement.unet_dtype
         x = x.to(dtype)
         if self.placement.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        eps: Tensor = self.unet(x, timestep, conditioning.to(dtype), return_dict=False)[0]
+        eps: Tensor = self.unet(x, timestep, conditioning.cross.to(dtype), return_dict=False)[0]
         return eps.float()
+
+    def encode_image(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        pictures = (pixels * 2 - 1).to(self.device, self.vae.dtype)
+        posterior = [self.vae.encode(one, return_dict=False)[0] for one in pictures[:, None]]
+        mean, std = (torch.cat([getattr(p, part) for p in posterior]).float() for part in ("mean", "std"))
+        return (mean + std * noise.to(mean)) * self.latent.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         return torch.cat([self._decode_one(latent) for latent in latents[:, None]])

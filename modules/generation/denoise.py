@@ -15,7 +15,7 @@ from modules.diffusion.noise import ImageNoise
 from modules.diffusion.samplers import SAMPLERS, Sampler, Step, options_of
 from modules.diffusion.schedules import resolve, sigmas_for, timesteps_for
 from modules.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, PredictBoth
-from modules.families.family import Model, TextOptions
+from modules.families.family import Conditioning, Model, TextOptions
 from modules.generation.plan import ImagePlan
 from modules.generation.request import GenerationRequest
 from modules.prompt.composition import compose
@@ -34,13 +34,13 @@ def denoise(
     request: GenerationRequest,
     model: Model,
     settings: Settings,
-    conditioning: "Conditioning",
+    encoder: "Encoder",
     on_step: Callable[[Step], None],
 ) -> Tensor:
     """(B, C, H/8, W/8). `on_step` is called once a step and may raise to end early."""
     info = sampler_info(request.sampler)
     calls = request.steps * 2 if info.second_order else request.steps  # what a prompt's [from:to:when] counts
-    prompts = Prompts(batch, conditioning, Timeline(calls, old=settings.use_old_scheduling))
+    prompts = Prompts(batch, encoder, Timeline(calls, old=settings.use_old_scheduling))
     noise = noise_of(batch, request, info, model, settings)
     if info.cfg_pp:
         both = predict_both(model, prompts, request.cfg_scale * CFG_PP_SCALE)
@@ -68,14 +68,14 @@ def predict_both(model: Model, prompts: "Prompts", scale: float) -> PredictBoth:
     owners = torch.tensor(prompts.owners, device=model.device)  # (P,): the image of each part
     weights = torch.tensor(prompts.weights, device=model.device).view(-1, 1, 1, 1)
 
-    def eps(x: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
+    def eps(x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         return model.predict_eps(x, t.expand(len(x)), conditioning)
 
     def predict(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        cond, uncond = prompts.next()  # (P, 77·n, D), (B, 77·m, D)
+        cond, uncond = prompts.next()
         parts_x = x[owners]
-        if cond.shape[1] == uncond.shape[1]:  # one pass of the network
-            together = eps(torch.cat([parts_x, x]), t, torch.cat([cond, uncond]))
+        if cond.cross.shape[1] == uncond.cross.shape[1]:  # one pass of the network
+            together = eps(torch.cat([parts_x, x]), t, joined(cond, uncond))
             parts, without = together[: len(cond)], together[len(cond) :]
         else:
             parts, without = eps(parts_x, t, cond), eps(x, t, uncond)
@@ -89,13 +89,13 @@ def predict_both(model: Model, prompts: "Prompts", scale: float) -> PredictBoth:
 class Prompts:
     """The conditionings of one batch, call by call of the model, as editing and alternation change them."""
 
-    def __init__(self, batch: Sequence[ImagePlan], conditioning: "Conditioning", timeline: Timeline):
+    def __init__(self, batch: Sequence[ImagePlan], encoder: "Encoder", timeline: Timeline):
         parts = [(i, text, weight) for i, image in enumerate(batch) for text, weight in compose(image.prompt)]
         self.owners = [i for i, _, _ in parts]
         self.weights = [weight for _, _, weight in parts]
         self._parts = [schedule(text, timeline) for _, text, _ in parts]
         self._negatives = [schedule(image.negative_prompt, timeline) for image in batch]
-        self._conditioning = conditioning
+        self._encoder = encoder
         self._calls = 0
 
     @property
@@ -103,12 +103,12 @@ class Prompts:
         """Whether every image has one part of weight 1."""
         return self.owners == list(range(len(self._negatives))) and set(self.weights) == {1.0}
 
-    def next(self) -> tuple[Tensor, Tensor]:
-        """(P, 77·n, D) of all parts, (B, 77·m, D) of the negative prompts."""
+    def next(self) -> tuple[Conditioning, Conditioning]:
+        """P of all parts, B of the negative prompts."""
         # A1111 counts calls from 0 and the steps of a prompt from 1, so that every change comes one call late.
         call, self._calls = self._calls, self._calls + 1
-        cond = self._conditioning.of([text_at(part, call) for part in self._parts])
-        return cond, self._conditioning.of([text_at(negative, call) for negative in self._negatives])
+        cond = self._encoder.of([text_at(part, call) for part in self._parts])
+        return cond, self._encoder.of([text_at(negative, call) for negative in self._negatives], negative=True)
 
 
 def walk_sigmas(
@@ -231,23 +231,32 @@ def noise_of(
     )
 
 
-class Conditioning:
+class Encoder:
     """Encodes each text of one run once."""
 
     def __init__(self, model: Model, options: TextOptions):
         self._model, self._options = model, options
-        self._known: dict[str, Tensor] = {}  # text -> (77·n, D)
+        self._known: dict[tuple[str, bool], Conditioning] = {}
 
-    def of(self, texts: Sequence[str]) -> Tensor:
-        """(len(texts), 77·n, D); shorter ones repeat their last vector."""
-        found = [self._encoded(text) for text in texts]
-        longest = max(map(len, found))
-        return torch.stack([torch.cat([z, z[-1:].expand(longest - len(z), -1)]) for z in found])
+    def of(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
+        """Of all texts; shorter ones repeat their last vector."""
+        found = [self._encoded(text, negative) for text in texts]
+        longest = max(one.cross.shape[1] for one in found)
+        cross = [torch.cat([z, z[:, -1:].expand(1, longest - z.shape[1], -1)], 1) for z in (one.cross for one in found)]
+        vectors = [one.vector for one in found if one.vector is not None]
+        return Conditioning(torch.cat(cross), torch.cat(vectors) if vectors else None)
 
-    def _encoded(self, text: str) -> Tensor:
-        if text not in self._known:
-            self._known[text] = self._model.encode([text], self._options)[0]
-        return self._known[text]
+    def _encoded(self, text: str, negative: bool) -> Conditioning:
+        key = (text, negative)
+        if key not in self._known:
+            self._known[key] = self._model.encode([text], self._options, negative)
+        return self._known[key]
+
+
+def joined(one: Conditioning, other: Conditioning) -> Conditioning:
+    """Both, of equal length, in one batch."""
+    vectors = [c.vector for c in (one, other) if c.vector is not None]
+    return Conditioning(torch.cat([one.cross, other.cross]), torch.cat(vectors) if vectors else None)
 
 
 def sampler_info(name: str) -> SamplerInfo:

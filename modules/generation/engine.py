@@ -15,7 +15,7 @@ from torch import Tensor
 from modules.diffusion.samplers import Step
 from modules.diffusion.schedules import resolve
 from modules.families.family import Model, TextOptions
-from modules.generation.denoise import Conditioning, denoise, notes_for, sampler_info
+from modules.generation.denoise import Encoder, denoise, notes_for, sampler_info
 from modules.generation.infotext import generation_fields, write
 from modules.generation.plan import ImagePlan, Plan
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
@@ -41,9 +41,9 @@ def generate(
 
     Images interrupted before their first step are left out. Raises NotFinite when the model gave no numbers.
     """
-    conditioning = Conditioning(model, text_options(settings))
+    encoder = Encoder(model, text_options(settings))
     for number in range(len(plan.batches)):
-        images, stopped = run_batch(number, plan, model, checkpoint, settings, conditioning, watch)
+        images, stopped = run_batch(number, plan, model, checkpoint, settings, encoder, watch)
         yield from images
         if isinstance(stopped, Interrupted):
             return
@@ -57,7 +57,7 @@ def run_batch(
     model: Model,
     checkpoint: Checkpoint,
     settings: Settings,
-    conditioning: Conditioning,
+    encoder: Encoder,
     watch: Watch,
 ) -> tuple[list[GeneratedImage], Interrupted | Skipped | None]:
     """The pictures of one batch, and what ended it early, if anything did."""
@@ -74,7 +74,7 @@ def run_batch(
 
     try:
         watch(report("encoding"))
-        latents = denoise(batch, request, model, settings, conditioning, on_step)
+        latents = denoise(batch, request, model, settings, encoder, on_step)
     except (Interrupted, Skipped) as stop:
         if latest is None:
             return [], stop

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from modules.families.family import Conditioning
 from modules.families.loader import ModelHolder
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.library.header import ModelFileError
@@ -30,7 +31,7 @@ def test_a_loaded_model_is_kept_and_another_replaces_it(tmp_path: Path) -> None:
     two = holder.get(find(tmp_path, "two"))
     assert two is not one
     assert any(report.startswith("loading one, ") for report in reports)
-    x, t, c = torch.randn(1, 4, 8, 8), torch.tensor([5.0]), torch.randn(1, 77, 32)
+    x, t, c = torch.randn(1, 4, 8, 8), torch.tensor([5.0]), Conditioning(torch.randn(1, 77, 32))
     with torch.inference_mode():
         assert not torch.allclose(one.predict_eps(x, t, c), two.predict_eps(x, t, c))
 

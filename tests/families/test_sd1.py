@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.checkpoints import networks, save_single_file
-from modules.families.family import TextOptions
+from modules.families.family import Conditioning, TextOptions
 from modules.families.ldm import hints_from
 from modules.families.sd1 import SD1, SD1Family
 from modules.library.header import ModelFileError, read_header
@@ -36,12 +36,12 @@ def test_networks_come_back_as_they_were_saved(saved: tuple[Path, Any, Any, Any]
     model = load(path)
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([10.0, 500.5])
     context = torch.randn(2, 77, 32)
-    torch.testing.assert_close(model.predict_eps(x, t, context), unet(x, t, context).sample)
+    torch.testing.assert_close(model.predict_eps(x, t, Conditioning(context)), unet(x, t, context).sample)
     latents = torch.randn(1, 4, 8, 8)
     pixels = (vae.decode(latents / 0.18215).sample / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(model.decode(latents), pixels)
     ids = torch.tensor([[49406, 320, 2368, *[49407] * 74]])
-    torch.testing.assert_close(model.encode(["a cat"], TextOptions()), text(ids).last_hidden_state)
+    torch.testing.assert_close(model.encode(["a cat"], TextOptions()).cross, text(ids).last_hidden_state)
 
 
 @torch.inference_mode()
@@ -50,7 +50,10 @@ def test_bf16_channels_last_is_close_to_fp32(saved: tuple[Path, Any, Any, Any]) 
     assert half.unet.conv_in.weight.dtype is torch.bfloat16
     assert half.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500.0]), torch.randn(1, 77, 32)
-    whole, rounded = load(saved[0]).predict_eps(x, t, context), half.predict_eps(x, t, context)
+    whole, rounded = (
+        load(saved[0]).predict_eps(x, t, Conditioning(context)),
+        half.predict_eps(x, t, Conditioning(context)),
+    )
     assert rounded.dtype is torch.float32
     assert (whole - rounded).norm() / whole.norm() < 0.05
 
@@ -58,7 +61,7 @@ def test_bf16_channels_last_is_close_to_fp32(saved: tuple[Path, Any, Any, Any]) 
 @torch.inference_mode()
 def test_odd_sizes_keep_their_size(saved: tuple[Path, Any, Any, Any]) -> None:
     model = load(saved[0])
-    eps = model.predict_eps(torch.randn(1, 4, 13, 17), torch.tensor([100.0]), torch.randn(1, 77, 32))
+    eps = model.predict_eps(torch.randn(1, 4, 13, 17), torch.tensor([100.0]), Conditioning(torch.randn(1, 77, 32)))
     assert eps.shape == (1, 4, 13, 17)
 
 
@@ -68,20 +71,20 @@ def test_clip_skip_takes_an_earlier_layer(saved: tuple[Path, Any, Any, Any]) -> 
     ids = torch.tensor([[49406, 320, 2368, *[49407] * 74]])
     layers = text(ids, output_hidden_states=True).hidden_states
     expected = text.final_layer_norm(layers[-2])
-    torch.testing.assert_close(model.encode(["a cat"], TextOptions(clip_skip=2)), expected)
+    torch.testing.assert_close(model.encode(["a cat"], TextOptions(clip_skip=2)).cross, expected)
     model.encode(["a cat"], TextOptions(clip_skip=12))  # more than there are: the first layer, no error
 
 
 @torch.inference_mode()
 def test_emphasis_keeps_the_mean_and_moves_the_word(saved: tuple[Path, Any, Any, Any]) -> None:
     model = load(saved[0])
-    plain = model.encode(["a red cat"], TextOptions())
-    original = model.encode(["a (red:1.5) cat"], TextOptions())
-    bare = model.encode(["a (red:1.5) cat"], TextOptions(emphasis="No norm"))
+    plain = model.encode(["a red cat"], TextOptions()).cross
+    original = model.encode(["a (red:1.5) cat"], TextOptions()).cross
+    bare = model.encode(["a (red:1.5) cat"], TextOptions(emphasis="No norm")).cross
     torch.testing.assert_close(original.mean(), plain.mean())
     torch.testing.assert_close(bare[:, 2], plain[:, 2] * 1.5)
     torch.testing.assert_close(bare[:, 1], plain[:, 1])
-    torch.testing.assert_close(model.encode(["a (red:1.5) cat"], TextOptions(emphasis="Ignore")), plain)
+    torch.testing.assert_close(model.encode(["a (red:1.5) cat"], TextOptions(emphasis="Ignore")).cross, plain)
 
 
 @torch.inference_mode()
