@@ -6,17 +6,20 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modules.library.hashes import Fingerprint
+from modules.library.hashes import Digests, Fingerprint, digests_of
+from modules.library.header import ModelFileError
 
 log = logging.getLogger(__name__)
 
 _TABLE = """CREATE TABLE IF NOT EXISTS files (
-    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode TEXT, sha256 TEXT, checked INTEGER, problem TEXT)"""
+    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode TEXT, sha256 TEXT, checked INTEGER, problem TEXT,
+    body_sha256 TEXT)"""
+_COLUMNS = "path, size, mtime_ns, inode, sha256, checked, problem, body_sha256"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class FileFacts:
     sha256: str | None = None
     checked: bool = False  # whether the whole header was read
     problem: str | None = None
+    body_sha256: str | None = None  # known together with sha256, but for rows of earlier versions
 
 
 class FileCache:
@@ -56,22 +60,36 @@ class FileCache:
                 except sqlite3.DatabaseError as error:
                     self._give_up(error)
 
+    def digests(self, path: Path, watch: Callable[[int, int], None] | None = None) -> Digests:
+        """The hashes of a file, read from it unless they are known of its present state."""
+        try:
+            now = Fingerprint.of(path.stat())
+        except OSError as error:
+            raise ModelFileError(path, f"is not there any more ({error.strerror or error})") from None
+        known = self.get(path, now) or FileFacts(now)
+        if known.sha256 and known.body_sha256:
+            return Digests(known.sha256, known.body_sha256)
+        digests = digests_of(path, watch)
+        self.put([(path, replace(known, sha256=digests.sha256, body_sha256=digests.body_sha256))])
+        return digests
+
     def _load(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._connect()) as database, database:
             database.execute(_TABLE)
-            rows = database.execute(
-                "SELECT path, size, mtime_ns, inode, sha256, checked, problem FROM files"
-            ).fetchall()
-        for path, size, mtime_ns, inode, sha256, checked, problem in rows:
-            facts = FileFacts(Fingerprint(size, mtime_ns, int(inode)), sha256, bool(checked), problem)
+            if "body_sha256" not in [row[1] for row in database.execute("PRAGMA table_info(files)")]:
+                database.execute("ALTER TABLE files ADD COLUMN body_sha256 TEXT")
+            rows = database.execute(f"SELECT {_COLUMNS} FROM files").fetchall()
+        for path, size, mtime_ns, inode, sha256, checked, problem, body_sha256 in rows:
+            fingerprint = Fingerprint(size, mtime_ns, int(inode))
+            facts = FileFacts(fingerprint, sha256, bool(checked), problem, body_sha256)
             self._facts[Path(os.fsdecode(path))] = facts
 
     def _write(self, rows: dict[Path, FileFacts]) -> None:
         with closing(self._connect()) as database, database:
             database.execute(_TABLE)
             database.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 # inode numbers have 64 bits without sign, SQLite's integers have one
                 [
                     (
@@ -82,6 +100,7 @@ class FileCache:
                         f.sha256,
                         f.checked,
                         f.problem,
+                        f.body_sha256,
                     )
                     for p, f in rows.items()
                 ],

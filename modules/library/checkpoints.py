@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from modules.library.cache import FileCache, FileFacts
-from modules.library.hashes import Fingerprint, legacy_hash, sha256_of
+from modules.library.hashes import Fingerprint, legacy_hash
 from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, read_header, sniff
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Checkpoint:
     sha256: str | None = None  # where it is known
     config: Path | None = None  # the .yaml beside it
     problem: str | None = None  # why it cannot be used
+    body_sha256: str | None = None  # of the weights without header, where it is known
 
     @property
     def model_name(self) -> str:
@@ -96,9 +97,9 @@ class CheckpointLibrary:
         return tuple(checkpoint for checkpoint in self.list() if checkpoint.problem is None)
 
     def find(self, text: str) -> Checkpoint:
-        """By title, name or hash (10 characters, whole, or 8 from 2022) in any case; else by a part of one title only.
-        Of a title whose hash and name disagree, the hash counts, else the name. Raises UnknownCheckpoint, or
-        ModelFileError for a broken one."""
+        """By title, name or hash in any case (sha256, its first 10 characters, the 8 from 2022, and AutoV3 of what was
+        hashed before), else by a part of one title only. Of a title whose hash and name disagree, the hash counts, else
+        the name. Raises UnknownCheckpoint, or ModelFileError for a broken one."""
         wanted = text.strip().casefold()
         found = _exact(self.list(), wanted) if wanted else ()
         found = found or self._by_legacy_hash(wanted) or _partial(self.usable(), wanted)
@@ -119,13 +120,12 @@ class CheckpointLibrary:
             except OSError as error:
                 raise ModelFileError(checkpoint.path, f"is not there any more ({error.strerror or error})") from None
             known = self._cache.get(checkpoint.path, now)
-            sha256 = known.sha256 if known else None
+            sha256, body_sha256 = (known.sha256, known.body_sha256) if known else (None, None)
             if sha256 is None:
-                sha256 = sha256_of(checkpoint.path, watch)
-                facts = replace(known, sha256=sha256) if known else FileFacts(now, sha256)
-                self._cache.put([(checkpoint.path, facts)])
+                digests = self._cache.digests(checkpoint.path, watch)
+                sha256, body_sha256 = digests.sha256, digests.body_sha256
         with self._lock:
-            result = replace(checkpoint, fingerprint=now, sha256=sha256)
+            result = replace(checkpoint, fingerprint=now, sha256=sha256, body_sha256=body_sha256)
             if self._found is not None:
                 self._found = tuple(result if c.path == result.path else c for c in self._found)
             return result
@@ -153,10 +153,10 @@ class CheckpointLibrary:
         if facts is None or not facts.checked:
             whole = time.monotonic() < deadline
             problem = _problem(path, whole)
-            facts = FileFacts(fingerprint, facts.sha256 if facts else None, whole, problem)
+            facts = replace(facts or FileFacts(fingerprint), checked=whole, problem=problem)
             if whole and problem != _UNREADABLE:
                 news.append((path, facts))
-        return Checkpoint(path, name, fingerprint, facts.sha256, config, facts.problem)
+        return Checkpoint(path, name, fingerprint, facts.sha256, config, facts.problem, facts.body_sha256)
 
     def _by_legacy_hash(self, wanted: str) -> tuple[Checkpoint, ...]:
         if not re.fullmatch(r"[0-9a-f]{8}", wanted):
@@ -247,6 +247,8 @@ def _exact(checkpoints: Sequence[Checkpoint], wanted: str) -> tuple[Checkpoint, 
         lambda c: c.short_title,
         lambda c: c.sha256,
         lambda c: c.shorthash,
+        lambda c: c.body_sha256,
+        lambda c: c.body_sha256 and c.body_sha256[:12],
         lambda c: c.model_name,
         lambda c: c.flat_name,
         lambda c: c.name.rsplit("/", 1)[-1],

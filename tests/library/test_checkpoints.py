@@ -1,15 +1,19 @@
+import hashlib
 import json
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from modules.library.cache import FileCache
 from modules.library.checkpoints import PICKLED, Checkpoint, CheckpointLibrary, UnknownCheckpoint
-from modules.library.hashes import legacy_hash, sha256_of
+from modules.library.hashes import digests_of, legacy_hash
 from modules.library.header import ModelFileError
 
 HEADER = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
@@ -165,7 +169,7 @@ def test_hashes_are_kept_until_the_file_changes(
     path = model(folder / "x.safetensors", b"AAAA")
     first = library.hashed(library.find("x"))
     calls: list[Path] = []
-    monkeypatch.setattr("modules.library.checkpoints.sha256_of", lambda p, w: calls.append(p) or sha256_of(p, w))
+    monkeypatch.setattr("modules.library.cache.digests_of", lambda p, w: calls.append(p) or digests_of(p, w))
     again = CheckpointLibrary([folder], library._cache.path)
     assert again.find("x").title == first.title and again.hashed(again.find("x")) == first and calls == []
     replaced = model(folder / "new", b"BBBB")
@@ -192,28 +196,33 @@ def test_a_deleted_file_is_said(library: CheckpointLibrary, folder: Path):
     assert names(library) == []
 
 
-def test_hashing_can_be_watched_and_stopped(folder: Path):
-    path = model(folder / "x.safetensors", bytes(9 * 2**20))
-    seen: list[tuple[int, int]] = []
-    digest = sha256_of(path, lambda done, total: seen.append((done, total)))
-    assert len(seen) == 3 and seen[-1] == (path.stat().st_size,) * 2 and len(digest) == 64
-
-    def stop(done: int, total: int) -> None:
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        sha256_of(path, stop)
+def test_autov3_finds_what_was_hashed_once(library: CheckpointLibrary, folder: Path):
+    model(folder / "x.safetensors", b"AAAA")
+    model(folder / "y.safetensors", b"BBBB")
+    first, second = (library.hashed(library.find(name)) for name in ("x", "y"))
+    assert first.body_sha256 == hashlib.sha256(b"AAAA").hexdigest()
+    assert library.find(first.body_sha256) == first
+    assert CheckpointLibrary([folder], library._cache.path).find(str(second.body_sha256)[:12].upper()) == second
 
 
-def test_a_file_that_changes_while_it_is_hashed_is_refused(folder: Path):
-    path = model(folder / "x.safetensors", bytes(9 * 2**20))
-
-    def grow(done: int, total: int) -> None:
-        with path.open("ab") as file:
-            file.write(b"x")
-
-    with pytest.raises(ModelFileError, match="changed while it was read"):
-        sha256_of(path, grow)
+def test_a_cache_of_an_earlier_version_is_kept(library: CheckpointLibrary, folder: Path, tmp_path: Path):
+    model(folder / "x.safetensors")
+    hashed = library.hashed(library.find("x"))
+    old = tmp_path / "old.db"
+    with closing(sqlite3.connect(old)) as database, database:
+        database.execute(
+            "CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode TEXT, sha256 TEXT, "
+            "checked INTEGER, problem TEXT)"
+        )
+        now = hashed.fingerprint
+        row = (os.fsencode(hashed.path), now.size, now.mtime_ns, str(now.inode), hashed.sha256, 1, None)
+        database.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    cache = FileCache(old)
+    facts = cache.get(hashed.path, now)
+    assert facts is not None and (facts.sha256, facts.body_sha256) == (hashed.sha256, None)
+    assert cache.digests(hashed.path).body_sha256 == hashed.body_sha256
+    again = FileCache(old).get(hashed.path, now)
+    assert again is not None and again.checked and again.body_sha256 == hashed.body_sha256
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database" * 100, b"SQLite format 3\0" + bytes(500)])
