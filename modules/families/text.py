@@ -1,6 +1,6 @@
 """A prompt becomes conditioning: CLIP's text encoder with weighted words and chunks of 75 tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,36 +10,56 @@ from modules.families.family import TextOptions
 from modules.prompt.attention import Emphasis, parse_attention
 from modules.prompt.tokens import Chunk, Tokenizer, chunk
 
+# (network, its hidden states from the embeddings on, options) -> the one that becomes conditioning, (N, 77, D)
+Layer = Callable[[Any, Sequence[Tensor], TextOptions], Tensor]
+
+
+def clip_skip_layer(network: Any, layers: Sequence[Tensor], options: TextOptions) -> Tensor:
+    """The last layer, or an earlier one that clip skip asks for, normalised: SD 1.x."""
+    z: Tensor = network.final_layer_norm(layers[-min(options.clip_skip, len(layers) - 1)])
+    return z
+
 
 class ClipEncoder:
-    """transformers' CLIPTextModel and its tokenizer."""
+    """transformers' CLIPTextModel, with or without projection, its tokenizer, and which layer of it counts."""
 
-    def __init__(self, network: Any, tokenizer: Tokenizer, device: torch.device):
-        self.network, self.tokenizer, self.device = network, tokenizer, device
+    def __init__(self, network: Any, tokenizer: Tokenizer, device: torch.device, layer: Layer = clip_skip_layer):
+        self.network, self.tokenizer, self.device, self.layer = network, tokenizer, device, layer
 
     def encode(self, texts: Sequence[str], options: TextOptions) -> Tensor:
         """(len(texts), 77·n, D) float32; every text is filled up with empty chunks to the same number n.
 
         The texts are one group: with the emphasis "Original" they share the mean that keeps the overall strength.
         """
+        return self._encode(texts, options)[0]
+
+    def encode_with_pooled(self, texts: Sequence[str], options: TextOptions) -> tuple[Tensor, Tensor]:
+        """The same, and (len(texts), P): each text as one vector, made from its first chunk. For a network with
+        projection."""
+        cross, first = self._encode(texts, options)
+        pooled: Tensor = first.text_embeds
+        return cross, pooled.float()
+
+    def _encode(self, texts: Sequence[str], options: TextOptions) -> tuple[Tensor, Any]:
         chunked = [self.chunks(text, options) for text in texts]
         count = max(map(len, chunked))
         empty = chunk([("", 1.0)], self.tokenizer)[0]
         padded = [chunks + [empty] * (count - len(chunks)) for chunks in chunked]
         parts = [self._encode_chunks([chunks[i] for chunks in padded], options) for i in range(count)]
-        return torch.cat(parts, dim=1)
+        return torch.cat([z for z, _ in parts], dim=1), parts[0][1]
 
     def chunks(self, text: str, options: TextOptions) -> list[Chunk]:
         """The prompt as chunks of 77 tokens with their weights; at least one."""
         pieces = [(text, 1.0)] if options.emphasis == "None" else parse_attention(text)
         return chunk(pieces, self.tokenizer, options.comma_backtrack)
 
-    def _encode_chunks(self, chunks: Sequence[Chunk], options: TextOptions) -> Tensor:
+    def _encode_chunks(self, chunks: Sequence[Chunk], options: TextOptions) -> tuple[Tensor, Any]:
+        """(N, 77, D), and all that the network gave."""
         tokens = torch.tensor([part.tokens for part in chunks], device=self.device)  # (N, 77)
         weights = torch.tensor([part.weights for part in chunks], device=self.device, dtype=torch.float32)
-        layers = self.network(input_ids=tokens, output_hidden_states=True).hidden_states
-        z = self.network.final_layer_norm(layers[-min(options.clip_skip, len(layers) - 1)]).float()  # (N, 77, D)
-        return emphasised(z, weights, options.emphasis)
+        given = self.network(input_ids=tokens, output_hidden_states=True)
+        z = self.layer(self.network, given.hidden_states, options).float()  # (N, 77, D)
+        return emphasised(z, weights, options.emphasis), given
 
 
 def emphasised(z: Tensor, weights: Tensor, emphasis: Emphasis) -> Tensor:
