@@ -13,6 +13,7 @@ from modules.gallery.save import release
 from modules.generation.plan import Plan
 from modules.generation.progress import Watch
 from modules.jobs.events import Event, EventBus
+from modules.jobs.inputs import Inputs
 from modules.jobs.keeper import Keeper
 from modules.jobs.queue import JobQueue, choose_checkpoint
 from modules.jobs.spool import Spool
@@ -56,6 +57,7 @@ class App:
         self.library = CheckpointLibrary(folders, paths.cache / "models.db")
         self.store = JobStore(paths.database)
         self.spool = Spool(paths.data_dir / "data" / "unsaved")
+        self.inputs = Inputs(paths.data_dir / "data" / "inputs")
         self.queue = JobQueue(self.store, self.library, self.events)
         self.keeper = Keeper(self.queue, self.events, self.spool, paths.data_dir)
         self.worker = Worker(

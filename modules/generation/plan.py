@@ -1,12 +1,18 @@
 """From a request to pictures: settle() picks what the user left open, once, when the request is accepted;
-plan() lists the pictures. Below here nothing is -1 or empty. Knows no torch."""
+plan() lists the pictures. Below here nothing is -1 or empty, and prompts have their styles and wildcards in them.
+Knows no torch."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from secrets import randbelow
+from typing import Any
 
 from modules.generation.request import SEED_LIMIT, GenerationRequest
+from modules.prompt.comments import strip_comments
+from modules.prompt.networks import NetworkTag, extract_networks
+from modules.prompt.styles import Style, apply_styles
+from modules.prompt.wildcards import Lines, expand_wildcards
 
 PICKED_SEEDS = 2**32  # a seed that we pick is below this, as users know it
 
@@ -18,8 +24,24 @@ class ImagePlan:
     index: int  # 0-based, among all pictures of the request
     batch: int  # 0-based round
     seed: int
-    prompt: str
+    variation_seed: int
+    prompt: str  # as the infotext has it: with styles and network tags
     negative_prompt: str
+    hires_prompt: str
+    hires_negative_prompt: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt for the text encoder, and the networks that it names."""
+
+    text: str
+    networks: tuple[NetworkTag, ...]
+
+
+def split(prompt: str) -> Prompt:
+    text, tags = extract_networks(prompt)
+    return Prompt(text, tuple(tags))
 
 
 @dataclass(frozen=True)
@@ -33,30 +55,68 @@ class Plan:
         return tuple(tuple(images) for _, images in groupby(self.images, key=lambda image: image.batch))
 
 
-def settle(request: GenerationRequest, checkpoint: str, pick: Callable[[int], int] = randbelow) -> GenerationRequest:
-    """The request with its seed and its checkpoint fixed, so that running it twice makes the same pictures twice.
+@dataclass(frozen=True)
+class Texts:
+    """What prompts may name: the user's styles, and the lines of wildcards; and whether `#` begins a comment."""
 
-    `checkpoint` is the name of the file that was found for request.checkpoint; pick(n) gives a number in 0 … n-1."""
+    styles: Sequence[Style] = ()
+    wildcards: Lines = lambda name: ()
+    comments: bool = True
+
+
+def settle(
+    request: GenerationRequest, find: Callable[[str], str], pick: Callable[[int], int] = randbelow
+) -> GenerationRequest:
+    """The request with its seeds and its checkpoints fixed, so that running it twice makes the same pictures twice.
+
+    `find` gives the name of the file that is meant by a title, name or hash, or by "", the current one, and raises
+    ValueError; pick(n) gives a number in 0 … n-1."""
     images = request.batch_size * request.batch_count
-    if request.seed + images > SEED_LIMIT:
-        raise ValueError(f"seed must be at most {SEED_LIMIT - images} for {images} images, got {request.seed}")
-    seed = pick(PICKED_SEEDS - images) if request.seed == -1 else request.seed
-    return request.model_copy(update={"seed": seed, "checkpoint": checkpoint})
+    settled: dict[str, Any] = {"checkpoint": find(request.checkpoint)}
+    for field in ("seed", "variation_seed"):
+        seed = getattr(request, field)
+        if seed + images > SEED_LIMIT:
+            raise ValueError(f"{field} must be at most {SEED_LIMIT - images} for {images} images, got {seed}")
+        settled[field] = pick(PICKED_SEEDS - images) if seed == -1 else seed
+    if request.hires and request.hires.checkpoint:
+        settled["hires"] = request.hires.model_copy(update={"checkpoint": find(request.hires.checkpoint)})
+    if request.refiner:
+        settled["refiner"] = request.refiner.model_copy(update={"checkpoint": find(request.refiner.checkpoint)})
+    return request.model_copy(update=settled)
 
 
-def plan(request: GenerationRequest, done: Collection[int] = ()) -> Plan:
+def plan(request: GenerationRequest, done: Collection[int] = (), texts: Texts | None = None) -> Plan:
     """The pictures of a settled request, without those in `done` (indices that an earlier run has finished)."""
-    if request.seed < 0 or not request.checkpoint:
-        raise ValueError("only a settled request can be planned: its seed and checkpoint are still open")
-    images = tuple(
-        ImagePlan(
-            index=index,
-            batch=index // request.batch_size,
-            seed=request.seed + index,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-        )
-        for index in range(request.batch_size * request.batch_count)
-        if index not in done
+    varied = request.variation_strength > 0
+    if request.seed < 0 or (varied and request.variation_seed < 0) or not request.checkpoint:
+        raise ValueError("only a settled request can be planned: its seeds and checkpoint are still open")
+    images = range(request.batch_size * request.batch_count)
+    return Plan(request, tuple(_image(request, index, texts or Texts()) for index in images if index not in done))
+
+
+def _image(request: GenerationRequest, index: int, texts: Texts) -> ImagePlan:
+    hires = request.hires
+    names = {style.name: style for style in texts.styles}
+    styles = [names[name] for name in request.styles if name in names]
+    variation_seed = max(request.variation_seed, 0) + index
+    # Pictures that vary one seed share it; their wildcards still differ.
+    seed = request.seed + (0 if request.variation_strength else index)
+    chosen_by = variation_seed if request.variation_strength else seed
+
+    def written(text: str, style_texts: list[str]) -> str:
+        if texts.comments:  # before, or a comment in the last line would take the styles with it
+            text, style_texts = strip_comments(text), [strip_comments(style) for style in style_texts]
+        text = apply_styles(text, style_texts)
+        return expand_wildcards(text, texts.wildcards, chosen_by)
+
+    prompts, negatives = [style.prompt for style in styles], [style.negative_prompt for style in styles]
+    return ImagePlan(
+        index=index,
+        batch=index // request.batch_size,
+        seed=seed,
+        variation_seed=variation_seed,
+        prompt=written(request.prompt, prompts),
+        negative_prompt=written(request.negative_prompt, negatives),
+        hires_prompt=written(hires and hires.prompt or request.prompt, prompts),
+        hires_negative_prompt=written(hires and hires.negative_prompt or request.negative_prompt, negatives),
     )
-    return Plan(request, images)

@@ -71,7 +71,7 @@ class JobQueue:
         refuse_protected(request.overrides)
         effective = settings.with_overrides(request.overrides)
         checkpoint = choose_checkpoint(self._library, request.checkpoint or effective.sd_model_checkpoint)
-        settled = settle(request, checkpoint.name)
+        settled = settle(request, lambda name: choose_checkpoint(self._library, name).name if name else checkpoint.name)
         with self._changed:
             if self._store.count_waiting() >= MOST_WAITING:
                 raise QueueFull(f"{MOST_WAITING} jobs are waiting already; try again when some are done")

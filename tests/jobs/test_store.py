@@ -17,7 +17,7 @@ MODEL = ModelIdentity("plain.safetensors", 100, 1, None)
 
 
 def add(store: JobStore, number: int = 0, key: str | None = None, body: str | None = None, client: str = "tab") -> Job:
-    settled = settle(request(seed=number, batch_count=3), "plain.safetensors")
+    settled = settle(request(seed=number, batch_count=3), lambda name: "plain.safetensors")
     job, _ = store.add(f"job{number}", "page", client, settled, {"jpeg_quality": 7}, MODEL, key, body)
     return job
 
@@ -218,7 +218,7 @@ def test_a_thousand_waiting_jobs_are_there_again_in_their_order(database):
     store = JobStore(database)
     with store._transaction():  # one commit, for the test's sake
         for number in range(1000):
-            settled = settle(request(seed=number), "plain.safetensors")
+            settled = settle(request(seed=number), lambda name: "plain.safetensors")
             store._connection.execute(
                 "INSERT INTO jobs (id, state, source, client, request, settings, model, created)"
                 " VALUES (?, 'queued', 'page', 'tab', ?, '{}', ?, 0)",
