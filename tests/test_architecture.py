@@ -185,7 +185,9 @@ def test_every_file_can_be_imported():
 # The page is up before torch is there: these are imported before it, so they must not bring it along.
 TORCH_FREE = importable({"app", "gallery", "imaging", "library", "prompt", "server", "settings", "web"}) + [
     "modules.diffusion.names",
+    "modules.generation.fields",
     "modules.generation.infotext",
+    "modules.generation.reading",
     "modules.generation.plan",
     "modules.generation.progress",
     "modules.generation.request",

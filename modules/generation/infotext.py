@@ -2,14 +2,15 @@
 knows no files, and decides nothing about how a picture is made."""
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
 from modules.prompt.attention import BREAK, parse_attention
-from modules.settings.schema import INFOTEXT_SETTINGS, SETTINGS, SettingError, Settings
+from modules.prompt.networks import extract_networks
+from modules.prompt.schedule import Timeline
+from modules.prompt.schedule import schedule as schedule_of
+from modules.settings.schema import Settings
 
 NEGATIVE = "Negative prompt:"
 MAX_INFOTEXT = 2_000_000  # characters that parse reads
@@ -53,7 +54,6 @@ def generation_fields(
     """The fields of one picture in A1111's order. `before_extra` fills the fixed places that are not arguments here, by
     their names (Variation seed, Denoising strength, …); `extra` is what sampler and networks add before the version."""
     given = dict(before_extra or {})
-    emphasised = any(mark in text for text in (prompt, negative_prompt) for mark in "([")
     fields: dict[str, object] = {
         "Steps": steps,
         "Sampler": sampler,
@@ -66,16 +66,8 @@ def generation_fields(
         "Model hash": checkpoint_hash if settings.add_model_hash_to_info else None,
         "Model": checkpoint_name if settings.add_model_name_to_info else None,
     }
-    for name in (
-        "VAE hash",
-        "VAE",
-        "Variation seed",
-        "Variation seed strength",
-        "Seed resize from",
-        "Denoising strength",
-    ):
+    for name in ("VAE hash", "VAE", *VARIATION, "Denoising strength", "Conditional mask weight"):
         fields[name] = given.pop(name, None)
-    fields["Conditional mask weight"] = given.pop("Conditional mask weight", None)
     fields["Clip skip"] = settings.CLIP_stop_at_last_layers if settings.CLIP_stop_at_last_layers > 1 else None
     fields["Token merging ratio"] = given.pop("Token merging ratio", None)
     fields["Token merging ratio hr"] = given.pop("Token merging ratio hr", None)
@@ -83,18 +75,59 @@ def generation_fields(
     fields["Init image hash"] = given.pop("Init image hash", None)
     fields["RNG"] = settings.randn_source if settings.randn_source != "GPU" else None
     fields["Tiling"] = given.pop("Tiling", None)
+    user = given.pop("User", None)
     if given:
         raise ValueError(f"no fixed place in an infotext for {', '.join(given)}; pass it as extra")
-    if emphasised and settings.emphasis != "Original":
-        fields["Emphasis"] = settings.emphasis
-    fields.update(extra or {})
-    fields["Version"] = version if settings.add_version_to_infotext else None
+    noted = dict(extra or {})
+    if settings.emphasis != "Original" and any(_emphasised(text, steps) for text in (prompt, negative_prompt)):
+        noted.setdefault("Emphasis", settings.emphasis)
+    fields |= in_order(noted)
+    fields |= {"Version": version if settings.add_version_to_infotext else None, "User": user}
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def parse(text: str) -> dict[str, Value]:
+VARIATION = ("Variation seed", "Variation seed strength", "Seed resize from")
+# A1111 writes fields in the order in which they come about while a picture is made: these are the stations. What is of
+# no station comes from extensions, which mostly speak before all but scripts.
+ORDER: tuple[tuple[str, ...], ...] = (
+    ("Script", "X Type", "X Values", "Fixed X Values", "Y Type", "Y Values", "Fixed Y Values", "Z Type", "Z Values")
+    + ("Fixed Z Values", "Final denoising strength", "Denoising curve", "SD upscale overlap", "SD upscale upscaler"),
+    (),  # extensions
+    ("Hires checkpoint", "Hires sampler", "Hires CFG Scale", "Hires prompt", "Hires negative prompt")
+    + ("Hires schedule type", "Hires upscale", "Hires resize", "Hires steps", "Hires upscaler")
+    + ("Mask mode", "Mask blur", "Inpaint area", "Masked area padding", "Masked content", "VAE Encoder"),
+    ("Lora hashes", "Hypernet hashes"),
+    ("Old prompt editing timelines",),
+    ("TI hashes", "Emphasis"),
+    ("Downcast alphas_cumprod", "Noise Schedule"),
+    ("Noise multiplier",),
+    ("Discard penultimate sigma", "Schedule min sigma", "Schedule max sigma", "Schedule rho")
+    + ("Beta schedule alpha", "Beta schedule beta"),
+    ("SGM noise multiplier", "Extra noise"),
+    ("Eta", "Eta DDIM", "Sigma churn", "Sigma tmin", "Sigma tmax", "Sigma noise"),
+    ("Hires refiner", "Refiner", "Refiner switch at", "Skip Early CFG", "NGMS", "NGMS all steps"),
+    ("Pad conds", "Pad conds v0"),
+    ("VAE Decoder",),
+)
+_EXTENSIONS = ORDER.index(())
+_STATIONS = {name: station for station, names in enumerate(ORDER) for name in names}
+
+
+def in_order(fields: Mapping[str, object]) -> dict[str, object]:
+    """By the stations of A1111; of one station, in the order in which they come."""
+    return dict(sorted(fields.items(), key=lambda item: _STATIONS.get(item[0], _EXTENSIONS)))
+
+
+def _emphasised(prompt: str, steps: int) -> bool:
+    """Whether any text that is encoded has brackets; those of prompt editing are gone by then."""
+    texts = schedule_of(extract_networks(prompt)[0], Timeline(steps))
+    return any(mark in until.text for until in texts for mark in "([")
+
+
+def parse(text: str, old_options: bool = True) -> dict[str, Value]:
     """A1111's keys. What a text leaves out is filled in as A1111 does, so that the result says how the picture was
-    made. Any text parses, in linear time."""
+    made; `old_options` are those that an old version had no choice of (the setting auto_backcompat). Any text parses,
+    in linear time."""
     *lines, last = text[:MAX_INFOTEXT].strip().split("\n")
     pairs = list(_pairs(last))
     if len(pairs) < 3:  # no parameters: the last line belongs to the prompt
@@ -104,6 +137,8 @@ def parse(text: str) -> dict[str, Value]:
     for name, value in pairs:
         size = _SIZE.fullmatch(value)
         found |= {f"{name}-1": size[1], f"{name}-2": size[2]} if size else {name: value}
+    if hypernetwork := found.get("Hypernet"):  # had a field of its own before it went into the prompt
+        prompt += f"<hypernet:{hypernetwork}:{found.get('Hypernet strength', '1.0')}>"
     found |= {"Prompt": prompt, "Negative prompt": negative}
     _restore_first_pass(found)
     for name, default in DEFAULTS.items():
@@ -114,8 +149,7 @@ def parse(text: str) -> dict[str, Value]:
         found["Emphasis"] = "Original"
     if found["FP8 weight"] != "Disable":
         found.setdefault("Cache FP16 weight for LoRA", False)
-    found |= _options_of_old_versions(found)
-    return found
+    return found | (_options_of_old_versions(found) if old_options else {})
 
 
 DEFAULTS: Mapping[str, Value] = {
@@ -190,12 +224,18 @@ def _prompts(lines: list[str]) -> tuple[str, str]:
 
 def _restore_first_pass(found: dict[str, Value]) -> None:
     """Until hires fix was rebuilt, Size was the final size, and the first pass had a field of its own."""
-    first = (found.get("First pass size-1"), found.get("First pass size-2"))
-    if None in first or "Hires upscale" in found or "Hires resize-1" in found or "Size-1" not in found:
+    first = (str(found.get("First pass size-1", "")), str(found.get("First pass size-2", "")))
+    if "" in first or "Hires upscale" in found or "Hires resize-1" in found or "Size-1" not in found:
         return
-    found |= {"Hires resize-1": found["Size-1"], "Hires resize-2": found["Size-2"]}
-    if first != ("0", "0"):
-        found |= {"Size-1": str(first[0]), "Size-2": str(first[1])}
+    width, height = int(found["Size-1"]), int(found["Size-2"])
+    first_width, first_height = first_pass_size(width, height) if "0" in first else map(int, first)
+    found |= {"Size-1": first_width, "Size-2": first_height, "Hires resize-1": width, "Hires resize-2": height}
+
+
+def first_pass_size(width: int, height: int) -> tuple[int, int]:
+    """What the first hires fix took for its first pass where nothing was said: about 512×512, in steps of 64."""
+    scale = math.sqrt(512 * 512 / max(1, width * height))
+    return math.ceil(scale * width / 64) * 64, math.ceil(scale * height / 64) * 64
 
 
 def _options_of_old_versions(found: Mapping[str, Value]) -> dict[str, Value]:
@@ -214,119 +254,3 @@ def _options_of_old_versions(found: Mapping[str, Value]) -> dict[str, Value]:
     if number < (1, 8, 0, 0) and found.get("Refiner"):
         options["Refiner switch by sampling steps"] = True
     return options
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a GenerationRequest can be made of. `fields` are its keyword arguments, of which only the overrides are
-    validated; `unmapped` are the infotext's fields without effect here: "name: value", and a reason if there is one."""
-
-    fields: dict[str, Any] = field(default_factory=dict)
-    unmapped: tuple[str, ...] = ()
-
-
-def to_request_fields(parsed: Mapping[str, Value], skip: tuple[str, ...] = ()) -> Reading:
-    """`skip` names fields that are not to be read (the setting infotext_skip_pasting)."""
-    wanted = {name: value for name, value in parsed.items() if name not in skip}
-    fields: dict[str, Any] = {}
-    unmapped: list[str] = []
-    for name, (key, convert) in _FIELDS.items():
-        if name in wanted:
-            value = wanted.pop(name)
-            try:
-                fields[key] = convert(value)
-            except ValueError as error:
-                unmapped.append(f"{name}: {_short(value)} ({error})")
-    fields |= _sampler_and_schedule(wanted, unmapped)
-    name, checkpoint_hash = str(wanted.pop("Model", "")), str(wanted.pop("Model hash", ""))
-    if name or checkpoint_hash:
-        fields["checkpoint"] = f"{name} [{checkpoint_hash}]" if name and checkpoint_hash else name or checkpoint_hash
-    overrides = _overrides(wanted, unmapped)
-    if "Steps" in parsed:  # else it is a prompt alone, and what was filled in says nothing about it
-        fields["overrides"] = overrides
-    for name, value in wanted.items():
-        if name not in _TOLD_ELSEWHERE and DEFAULTS.get(name) != value:
-            unmapped.append(f"{name}: {_short(value)}")
-    return Reading(fields, tuple(unmapped))
-
-
-def _whole(value: Value) -> int:
-    if not re.fullmatch(r"-?\d{1,20}", str(value), re.ASCII):
-        raise ValueError("must be a whole number")
-    return int(value)
-
-
-def _number(value: Value) -> float:
-    if not re.fullmatch(r"-?\d{1,20}(\.\d{0,20})?", str(value), re.ASCII):
-        raise ValueError("must be a number")
-    return float(value)
-
-
-_FIELDS: Mapping[str, tuple[str, Callable[[Value], Any]]] = {
-    "Prompt": ("prompt", str),
-    "Negative prompt": ("negative_prompt", str),
-    "Steps": ("steps", _whole),
-    "CFG scale": ("cfg_scale", _number),
-    "Seed": ("seed", _whole),
-    "Size-1": ("width", _whole),
-    "Size-2": ("height", _whole),
-    "Batch size": ("batch_size", _whole),
-}
-_TOLD_ELSEWHERE = ("Version", "User", "Batch pos", "Lora hashes", "TI hashes")
-
-
-def _sampler_and_schedule(wanted: dict[str, Value], unmapped: list[str]) -> dict[str, str]:
-    """ "DPM++ 2M Karras" was one name until 1.9."""
-    result: dict[str, str] = {}
-    if "Sampler" not in wanted:
-        return result
-    sampler = str(wanted.pop("Sampler"))
-    schedule = str(wanted.pop("Schedule type", "Automatic"))
-    samplers = {name.casefold(): info.name for info in SAMPLER_INFOS for name in (info.name, *info.aliases)}
-    schedules = {n.casefold(): info.label for info in SCHEDULE_INFOS for n in (info.label, info.name, *info.aliases)}
-    for old in sorted(schedules.values(), key=len, reverse=True):
-        if sampler.casefold() not in samplers and sampler.casefold().endswith(f" {old.casefold()}"):
-            sampler, schedule = sampler[: -len(old) - 1], old if schedule == "Automatic" else schedule
-    for name, text, known, key in (
-        ("Sampler", sampler, samplers, "sampler"),
-        ("Schedule type", schedule, schedules, "schedule"),
-    ):
-        if text.casefold() in known:
-            result[key] = known[text.casefold()]
-        else:
-            unmapped.append(f"{name}: {_short(text)} (not known here)")
-    return result
-
-
-def _overrides(wanted: dict[str, Value], unmapped: list[str]) -> dict[str, Any]:
-    """The settings that the infotext names, each validated alone."""
-    overrides: dict[str, Any] = {}
-    plain = Settings()
-    for name in [name for name in wanted if name in INFOTEXT_SETTINGS]:
-        value, info = wanted.pop(name), SETTINGS[INFOTEXT_SETTINGS[name]]
-        try:
-            converted = _CONVERT.get(info.type, str)(value)
-            settings = plain.with_overrides({info.key: converted})
-        except (SettingError, ValueError) as error:
-            reason = error.reason if isinstance(error, SettingError) else error
-            unmapped.append(f"{name}: {_short(value)} ({reason})")
-            continue
-        if info.effective:
-            overrides[info.key] = getattr(settings, info.key)
-        elif getattr(settings, info.key) != info.default:
-            unmapped.append(f"{name}: {_short(value)} (not supported yet)")
-    return overrides
-
-
-def _truth(value: Value) -> bool:
-    if str(value).lower() not in ("true", "false"):
-        raise ValueError("must be True or False")
-    return str(value).lower() == "true"
-
-
-_CONVERT: Mapping[str, Any] = {"bool": _truth, "int": _whole, "float": _number}
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "…"

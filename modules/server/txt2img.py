@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
 from modules.generation import infotext
+from modules.generation.reading import to_request_fields
 from modules.generation.request import GenerationRequest
 from modules.jobs.job import Job
 from modules.server.errors import ApiError, entry, field_error, shown, validation_error
@@ -170,7 +171,7 @@ def _fill_from_infotext(
         return
     if not isinstance(text, str):
         raise field_error("infotext", text, "must be text")
-    reading = infotext.to_request_fields(infotext.parse(text), tuple(settings.infotext_skip_pasting))
+    reading = to_request_fields(infotext.parse(text), tuple(settings.infotext_skip_pasting))
     ours = {**{name: NAMES.get(name, name) for name in reading.fields}, "overrides": "", "checkpoint": ""}
     for name, value in reading.fields.items():
         if ours[name] and ours[name] not in body:

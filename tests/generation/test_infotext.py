@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.generation.infotext import generation_fields, parse, quote, to_request_fields, write
-from modules.generation.request import GenerationRequest
+from modules.generation.infotext import generation_fields, parse, quote, write
+from modules.generation.reading import to_request_fields
 from modules.settings.schema import Settings
 from tests.golden import DATA, golden_cases
 
@@ -176,59 +176,24 @@ def test_hostile_text_takes_linear_time(name: str):
     assert time.process_time() - started < 0.2
 
 
-def test_what_a_request_is_made_of():
-    reading = to_request_fields(parse(BASE))
-    assert reading.unmapped == ()
-    request = GenerationRequest(**reading.fields)
-    assert (request.prompt, request.negative_prompt) == ("a red circle on a blue background", "blurry, green")
-    assert (request.steps, request.cfg_scale, request.seed, request.width, request.height) == (8, 7.0, 42, 128, 192)
-    assert (request.sampler, request.schedule, request.checkpoint) == ("Euler a", "Automatic", "tiny-sd1 [c4346f8673]")
-    assert request.overrides["randn_source"] == "CPU" and request.overrides["CLIP_stop_at_last_layers"] == 1
-
-
-def test_old_names_of_samplers_are_split():
-    fields = to_request_fields(parse("a\nSteps: 20, Sampler: DPM++ 2M Karras, Seed: 1, Clip skip: 2")).fields
-    assert (fields["sampler"], fields["schedule"]) == ("DPM++ 2M", "Karras")
-    assert fields["overrides"]["CLIP_stop_at_last_layers"] == 2
-
-
-def test_a_prompt_alone_changes_no_setting():
-    assert to_request_fields(parse("just a prompt")).fields == {"prompt": "just a prompt", "negative_prompt": ""}
-
-
-def test_what_has_no_effect_is_told_never_guessed():
-    text = (
-        "a\nSteps: 1e9, Sampler: Nonesuch, Schedule type: Nope, CFG scale: high, Seed: 5, Size: 64x64, RNG: Dice, "
-        "Clip skip: 99, Token merging ratio: 0.5, Hires upscaler: <script>, Model: ../../x"
-    )
-    reading = to_request_fields(parse(text))
-    assert set(reading.fields) == {"prompt", "negative_prompt", "seed", "width", "height", "checkpoint", "overrides"}
-    told = "\n".join(reading.unmapped)
-    for part in (
-        "Steps: 1e9",
-        "Sampler: Nonesuch",
-        "Schedule type: Nope",
-        "CFG scale: high",
-        "RNG: Dice (must be one of",
-    ):
-        assert part in told
-    assert "Clip skip: 99 (must be a whole number from 1 to 12" in told
-    assert "Token merging ratio: 0.5 (not supported yet)" in told and "Hires upscaler: <script>" in told
-
-
-def test_fields_can_be_left_out():
-    parsed = parse(BASE)
-    assert "seed" not in to_request_fields(parsed, skip=("Seed", "RNG")).fields
-
-
 def test_sizes_of_the_first_hires_fix():
     parsed = parse(
         "a\nSteps: 1, Sampler: Euler, Seed: 1, Size: 1024x768, First pass size: 512x384, Denoising strength: 0.7"
     )
-    assert (parsed["Size-1"], parsed["Size-2"]) == ("512", "384")
-    assert (parsed["Hires resize-1"], parsed["Hires resize-2"]) == ("1024", "768")
+    assert (parsed["Size-1"], parsed["Size-2"]) == (512, 384)
+    assert (parsed["Hires resize-1"], parsed["Hires resize-2"]) == (1024, 768)
+    unsaid = parse("a\nSteps: 1, Sampler: Euler, Seed: 1, Size: 128x192, First pass size: 0x0, Denoising strength: 0.7")
+    assert (unsaid["Size-1"], unsaid["Size-2"]) == (448, 640)  # as measured with use_old_hires_fix_width_height
+    assert (unsaid["Hires resize-1"], unsaid["Hires resize-2"]) == (128, 192)
+
+
+def test_hypernetworks_once_had_a_field():
+    parsed = parse("a\nSteps: 1, Sampler: Euler, Seed: 1, Hypernet: anime, Hypernet strength: 0.5")
+    assert parsed["Prompt"] == "a<hypernet:anime:0.5>"
+    assert parse("a\nSteps: 1, Sampler: Euler, Seed: 1, Hypernet: anime")["Prompt"] == "a<hypernet:anime:1.0>"
 
 
 def test_our_own_version_turns_no_old_option_on():
     assert "Downcast alphas_cumprod" not in parse(BASE.replace("v1.10.1", "easel-v0.1.0"))
     assert parse(BASE.replace("v1.10.1", "v1.5.2-3"))["Downcast alphas_cumprod"] is True
+    assert "Downcast alphas_cumprod" not in parse(BASE.replace("v1.10.1", "v1.5.2-3"), old_options=False)
