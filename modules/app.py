@@ -21,6 +21,7 @@ from modules.jobs.store import JobStore
 from modules.jobs.worker import Engine, Worker
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.prompt.attention import pieces
+from modules.prompt.styles import Style, StylesError, read_styles
 from modules.prompt.tokens import Tokenizer, count
 from modules.runtime import imports
 from modules.runtime.paths import Paths, absolute
@@ -112,6 +113,22 @@ class App:
         self.settings.update({"sd_model_checkpoint": found.title})
         self.queue.wake()
         return found
+
+    @property
+    def styles_file(self) -> Path:
+        """Where new styles are written: the first of --styles-file, else styles.csv in the data folder."""
+        return absolute(self.flags.styles_file[0]) if self.flags.styles_file else self.paths.data_dir / "styles.csv"
+
+    def styles(self) -> list[Style]:
+        """The user's styles, of all their files; where two have one name, the later file's. Read anew each time: people
+        edit these files. One that cannot be read is said in the log and left out."""
+        found: dict[str, Style] = {}
+        for file in [self.styles_file, *map(absolute, (self.flags.styles_file or [])[1:])]:
+            try:
+                found |= {style.name: style for style in read_styles(file)}
+            except StylesError as error:
+                log.warning("%s", error)
+        return list(found.values())
 
     def count_tokens(self, text: str) -> tuple[int, int]:
         """(tokens, room), as the counters show them."""

@@ -42,16 +42,22 @@ class Inputs:
 
     def get(self, id: str) -> Image.Image:
         """Raises UnknownPicture."""
+        data = self.read(id)
+        try:
+            image = Image.open(io.BytesIO(data), formats=["PNG"])
+            image.load()
+        except OSError as error:
+            raise _gone(id, error) from error
+        return image
+
+    def read(self, id: str) -> bytes:
+        """The picture as a PNG file. Raises UnknownPicture."""
         if not _ID.fullmatch(id):
             raise UnknownPicture(f"{id[:80]!r} is not the id of a picture")
         try:
-            image = Image.open(io.BytesIO(self._path(id).read_bytes()), formats=["PNG"])
-            image.load()
+            return self._path(id).read_bytes()
         except OSError as error:
-            raise UnknownPicture(
-                f"the input picture {id[:12]}… is gone or damaged ({type(error).__name__}); send it again"
-            ) from error
-        return image
+            raise _gone(id, error) from error
 
     def __contains__(self, id: str) -> bool:
         return bool(_ID.fullmatch(id)) and self._path(id).is_file()
@@ -65,3 +71,7 @@ class Inputs:
 
     def _path(self, id: str) -> Path:
         return self.folder / id[:2] / f"{id}.png"
+
+
+def _gone(id: str, error: OSError) -> UnknownPicture:
+    return UnknownPicture(f"the input picture {id[:12]}… is gone or damaged ({type(error).__name__}); send it again")

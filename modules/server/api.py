@@ -6,13 +6,16 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL import Image
 
 from modules.app import App
 from modules.generation.request import GenerationRequest
+from modules.imaging.decode import MAX_BYTES, ImageError, decode
+from modules.jobs.inputs import UnknownPicture
 from modules.jobs.job import Job
 from modules.runtime.version import VERSION
 from modules.server import errors, sdapi
-from modules.server.body import read_json
+from modules.server.body import read_file, read_json
 from modules.server.errors import ApiError
 from modules.server.stream import events_of_client, events_of_job, image_data
 
@@ -91,6 +94,21 @@ def routes(app: App) -> APIRouter:
     def job_events(id: str) -> StreamingResponse:
         return events_of_job(app, job_of(id))
 
+    @router.post("/inputs")
+    async def keep_input(request: Request) -> dict[str, Any]:
+        """A picture that later requests start from: PNG, JPEG, WebP or AVIF, as the body or as a form's file."""
+        data = await read_file(request, MAX_BYTES)
+        image = await run_in_threadpool(decode_input, data)
+        id = await run_in_threadpool(app.inputs.put, image)
+        return {"id": id, "width": image.width, "height": image.height}
+
+    @router.get("/inputs/{id}")
+    def input_picture(id: str) -> Response:
+        try:
+            return Response(app.inputs.read(id), media_type="image/png", headers=IMAGE_HEADERS)
+        except UnknownPicture as error:
+            raise ApiError(404, str(error)) from error
+
     @router.get("/events")
     def client_events(request: Request) -> StreamingResponse:
         return events_of_client(app, client_of(request))
@@ -129,6 +147,13 @@ def routes(app: App) -> APIRouter:
         return {"tokens": number, "room": room}
 
     return router
+
+
+def decode_input(data: bytes) -> Image.Image:
+    try:
+        return decode(data)
+    except ImageError as error:
+        raise ApiError(422, str(error)) from error
 
 
 def describe(app: App, job: Job) -> dict[str, Any]:

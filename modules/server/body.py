@@ -4,10 +4,13 @@ inside."""
 import json
 import math
 import re
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from modules.server.errors import ApiError, field_error
 
@@ -17,15 +20,39 @@ MOST_DEPTH = 32  # brackets within brackets
 
 async def read_json(request: Request, limit: int = MOST_JSON) -> dict[str, Any]:
     """The body's object. A missing body is an empty object, as A1111's clients send none where none is needed."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ApiError(415, "compressed request bodies are not accepted; send it without Content-Encoding")
-    data = await _read(request, limit)
+    data = await read_bytes(request, limit)
     if not data:
         return {}
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     if kind != "application/json":
         raise ApiError(415, f"the body must be application/json, not {kind[:60] or 'without a Content-Type'!r}")
     return await run_in_threadpool(parse, data)
+
+
+async def read_file(request: Request, limit: int) -> bytes:
+    """One file: the body itself, or the one file of a form (multipart/form-data)."""
+    data = await read_bytes(request, limit)
+    if content_type(request) != "multipart/form-data":
+        return data
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        yield data
+
+    try:
+        form = await MultiPartParser(request.headers, pieces(), max_files=1, max_fields=8).parse()
+    except MultiPartException as error:
+        raise ApiError(400, f"the form cannot be read: {str(error)[:200]}") from error
+    try:
+        files = [part for part in form.values() if isinstance(part, UploadFile)]
+        if not files:
+            raise ApiError(422, "the form holds no file; send the picture as one, or alone as the body")
+        return await files[0].read()
+    finally:
+        await form.close()
+
+
+def content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -46,7 +73,9 @@ def parse(data: bytes) -> dict[str, Any]:
     return body
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def read_bytes(request: Request, limit: int) -> bytes:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "compressed request bodies are not accepted; send it without Content-Encoding")
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and len(length) < 16 and int(length) > limit:
         raise _too_large(limit)
