@@ -6,6 +6,7 @@ The rules are those of A1111's grammar, strict ones included: brackets, and all 
 they hold what no rule allows, and a stray `|` makes the whole prompt ordinary text."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -58,9 +59,15 @@ def schedule(prompt: str, timeline: Timeline) -> list[Until]:
     return [Until(step, _text_at(nodes, step, timeline)) for step in sorted(steps)]
 
 
-def text_at(texts: list[Until], step: int) -> str:
-    """`step` is 1-based; beyond the last it stays."""
-    return next((until.text for until in texts if step <= until.step), texts[-1].text)
+def index_at(texts: Sequence[Until], step: int) -> int:
+    """Which of the texts holds at a step (1-based). Beyond the last step it is the first again, as in A1111: DPM
+    adaptive
+    calls the model more often than there are steps."""
+    return next((i for i, until in enumerate(texts) if step <= until.step), 0)
+
+
+def text_at(texts: Sequence[Until], step: int) -> str:
+    return texts[index_at(texts, step)].text
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,7 @@ def bench(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(model, checkpoint, golden / "cases")
 
 
-# Prompt editing under DPM adaptive comes out 2.6 % off, though either alone is within 1e-4.
-UNEXPLAINED = {"edit_dpm_adaptive": pytest.mark.xfail(reason="not understood yet", strict=True)}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=UNEXPLAINED.get(n, ())) for n in CASES or ["none"]])
+@pytest.mark.parametrize("name", CASES or ["none"])
 def test_case(name: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     asked = case["request"]

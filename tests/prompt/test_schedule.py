@@ -89,7 +89,7 @@ def test_edits_nest_up_to_a_limit() -> None:
 
 def test_the_text_of_a_step() -> None:
     texts = schedule("[a:b:3]", Timeline(8))
-    assert [text_at(texts, step) for step in (1, 3, 4, 8, 9)] == ["a", "a", "b", "b", "b"]
+    assert [text_at(texts, step) for step in (0, 1, 3, 4, 8, 9)] == ["a", "a", "a", "b", "b", "a"]
 
 
 @pytest.mark.parametrize(
