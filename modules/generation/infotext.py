@@ -128,10 +128,7 @@ def parse(text: str, old_options: bool = True) -> dict[str, Value]:
     """A1111's keys. What a text leaves out is filled in as A1111 does, so that the result says how the picture was
     made; `old_options` are those that an old version had no choice of (the setting auto_backcompat). Any text parses,
     in linear time."""
-    *lines, last = text[:MAX_INFOTEXT].strip().split("\n")
-    pairs = list(_pairs(last))
-    if len(pairs) < 3:  # no parameters: the last line belongs to the prompt
-        lines, pairs = [*lines, last], []
+    lines, pairs = _split(text)
     prompt, negative = _prompts(lines)
     found: dict[str, Value] = {}
     for name, value in pairs:
@@ -150,6 +147,19 @@ def parse(text: str, old_options: bool = True) -> dict[str, Value]:
     if found["FP8 weight"] != "Disable":
         found.setdefault("Cache FP16 weight for LoRA", False)
     return found | (_options_of_old_versions(found) if old_options else {})
+
+
+def stated(text: str) -> dict[str, str]:
+    """The parameters that a text states itself, as they stand there: nothing is filled in, and sizes stay whole."""
+    return dict(_split(text)[1])
+
+
+def _split(text: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The lines of the prompts, and the parameters of the last line."""
+    *lines, last = text[:MAX_INFOTEXT].strip().split("\n")
+    pairs = list(_pairs(last))
+    # With fewer there are no parameters: the last line belongs to the prompt.
+    return (lines, pairs) if len(pairs) >= 3 else ([*lines, last], [])
 
 
 DEFAULTS: Mapping[str, Value] = {

@@ -27,3 +27,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     yield begin
     for one in served:
         one.close()
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for requests that do not depend on what was before."""
+    app = make_app(tmp_path_factory.mktemp("data"), Painter())
+    app.start()
+    one = Served(Gate(create_api(app)), app)
+    yield one
+    one.close()

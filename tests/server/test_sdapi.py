@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
 from modules.runtime.version import VERSION
-from modules.server.txt2img import FIELDS
+from modules.server.fields import TXT2IMG
 from tests.jobs.scene import PATIENCE_S, Painter, Pause
 
 ASK = {"prompt": "a red circle", "steps": 2, "width": 64, "height": 64, "seed": 1}
@@ -121,21 +121,28 @@ def test_names_of_samplers_old_and_new(quick, fields, sampler, schedule):
         ({"seed": -5}, 422, "seed"),
         ({"prompt": None}, 422, "prompt"),
         ({"send_images": "no"}, 422, "send_images"),
-        ({"enable_hr": True}, 422, "enable_hr"),
-        ({"styles": ["x"]}, 422, "styles"),
-        ({"subseed_strength": 0.5}, 422, "subseed_strength"),
-        ({"tiling": True}, 422, "tiling"),
         ({"restore_faces": True}, 422, "restore_faces"),
         ({"script_name": "x/y/z plot"}, 422, "script_name"),
-        ({"alwayson_scripts": {"x": {"args": []}}}, 422, "alwayson_scripts"),
-        ({"refiner_checkpoint": "x"}, 422, "refiner_checkpoint"),
-        ({"init_images": ["x"]}, 422, "init_images"),
         ({"firstpass_image": "x"}, 422, "firstpass_image"),
-        ({"seed_resize_from_w": 64}, 422, "seed_resize_from_w"),
         ({"override_settings": {"outdir_txt2img_samples": "/etc"}}, 403, "outdir_txt2img_samples"),
         ({"override_settings": {"api_enable_requests": True}}, 403, "api_enable_requests"),
         ({"override_settings": {"samples_format": "py"}}, 422, "samples_format"),
-        ({"override_settings": {"sd_model_checkpoint": "../../x"}}, 404, "checkpoint"),
+        ({"override_settings": {"sd_model_checkpoint": "../../x"}}, 404, "override_settings.sd_model_checkpoint"),
+        ({"alwayson_scripts": {"x": {"args": []}}}, 422, "alwayson_scripts.x"),
+        ({"styles": "x"}, 422, "styles"),
+        ({"subseed_strength": 1.5}, 422, "subseed_strength"),
+        ({"subseed": 2**64}, 422, "subseed"),
+        ({"seed_resize_from_w": 65, "seed_resize_from_h": 64}, 422, "seed_resize_from_w"),
+        ({"seed_resize_from_w": 64, "seed_resize_from_h": 4096}, 422, "seed_resize_from_h"),
+        ({"tiling": 2}, 422, "tiling"),
+        ({"refiner_checkpoint": "x"}, 404, "refiner_checkpoint"),
+        ({"refiner_checkpoint": "plain", "refiner_switch_at": 1.5}, 422, "refiner_switch_at"),
+        ({"comments": []}, 422, "comments"),
+        ({"disable_extra_networks": "no"}, 422, "disable_extra_networks"),
+        ({"alwayson_scripts": []}, 422, "alwayson_scripts"),
+        ({"eta": -1}, 422, "eta"),
+        ({"eta": 10**400}, 422, "eta"),
+        ({"s_min_uncond": 10**400}, 422, "s_min_uncond"),
         ({"override_settings": []}, 422, "override_settings"),
         ({"s_churn": "much"}, 422, "s_churn"),
         ({"force_task_id": "../x"}, 422, "force_task_id"),
@@ -152,21 +159,6 @@ def test_what_cannot_be_done_is_refused_by_name_and_leaves_no_job(quick, fields,
     assert answer.status_code == status
     assert answer.json()["detail"][0]["field"] == field and len(answer.content) <= 4096
     assert quick.app.queue.of_client("sdapi", 1) == before
-
-
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """One server for requests that do not depend on what was before."""
-    from modules.server.api import create_api
-    from modules.server.gate import Gate
-    from tests.jobs.scene import make_app
-    from tests.server.served import Served
-
-    app = make_app(tmp_path_factory.mktemp("data"), Painter())
-    app.start()
-    one = Served(Gate(create_api(app)), app)
-    yield one
-    one.close()
 
 
 NEUTRAL = {
@@ -390,7 +382,9 @@ def test_addresses_that_are_not_there(quick):
 
 
 def test_every_field_of_a1111_has_its_default(golden):
-    assert FIELDS == behaviour(golden, "empty_body")["response"]["parameters"] | {
+    assert {name: field.default for name, field in TXT2IMG.items()} == behaviour(golden, "empty_body")["response"][
+        "parameters"
+    ] | {
         "steps": 50,
         "width": 512,
         "height": 512,

@@ -1,0 +1,86 @@
+"""The lists of /sdapi/v1: what there is to choose from, in A1111's shapes, and looking for it anew."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from modules.app import App
+from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS, SamplerInfo
+from modules.server import builtin
+
+
+def add_routes(router: APIRouter, app: App) -> None:
+    _add_models(router, app)
+    _add_choices(router, app)
+
+
+def _add_models(router: APIRouter, app: App) -> None:
+    @router.get("/sd-models")
+    def models() -> list[dict[str, Any]]:
+        return [
+            {
+                "title": one.title,
+                "model_name": one.flat_name,
+                "hash": one.shorthash,
+                "sha256": one.sha256,
+                "filename": str(one.path),
+                "config": str(one.config) if one.config else None,
+            }
+            for one in app.library.usable()
+        ]
+
+    @router.post("/refresh-checkpoints")
+    def refresh() -> None:
+        app.library.refresh()
+
+
+def _add_choices(router: APIRouter, app: App) -> None:
+    @router.get("/samplers")
+    def samplers() -> list[dict[str, Any]]:
+        return [
+            {"name": one.name, "aliases": list(one.aliases), "options": sampler_options(one)} for one in SAMPLER_INFOS
+        ]
+
+    @router.get("/schedulers")
+    def schedulers() -> list[dict[str, Any]]:
+        return [
+            {
+                "name": one.name,
+                "label": one.label,
+                "aliases": list(one.aliases) or None,
+                "default_rho": one.default_rho,
+                "need_inner_model": one.need_inner_model,
+            }
+            for one in SCHEDULE_INFOS
+        ]
+
+    @router.get("/prompt-styles")
+    def styles() -> list[dict[str, Any]]:
+        return [
+            {"name": one.name, "prompt": one.prompt, "negative_prompt": one.negative_prompt} for one in app.styles()
+        ]
+
+    @router.get("/face-restorers")
+    def face_restorers() -> list[dict[str, Any]]:
+        """None are here yet."""
+        return []
+
+    @router.get("/scripts")
+    def scripts() -> dict[str, Any]:
+        return {
+            "txt2img": [one.name for one in builtin.scripts_of("txt2img")],
+            "img2img": [one.name for one in builtin.scripts_of("img2img")],
+        }
+
+    @router.get("/script-info")
+    def script_info() -> list[dict[str, Any]]:
+        return builtin.describe("txt2img") + builtin.describe("img2img")
+
+
+def sampler_options(info: SamplerInfo) -> dict[str, str]:
+    """A1111 sends these as text."""
+    options = {"scheduler": info.schedule.lower()} if info.schedule else {}
+    for name in ("uses_ensd", "discard_next_to_last_sigma", "second_order", "brownian_noise"):
+        if getattr(info, name):
+            options[name] = "True"
+    return options

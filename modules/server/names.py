@@ -1,0 +1,25 @@
+"""What a call names by name – checkpoints, upscalers, VAEs, styles – has to be there before the call becomes a job."""
+
+from modules.app import App
+from modules.jobs.queue import NoCheckpoint, choose_checkpoint
+from modules.server.call import Call
+from modules.server.errors import field_error, shown
+
+
+def check_names(app: App, call: Call) -> None:
+    """Raises ApiError with the nearest name; what A1111 leaves out silently becomes a warning."""
+    request = call.request
+    wanted = {
+        "override_settings.sd_model_checkpoint": request.checkpoint,
+        "refiner_checkpoint": request.refiner.checkpoint if request.refiner else "",
+        "hr_checkpoint_name": request.hires.checkpoint if request.hires else "",
+    }
+    for field, name in wanted.items():
+        if name:
+            try:
+                choose_checkpoint(app.library, name)
+            except NoCheckpoint as error:
+                raise field_error(field, name, str(error), 404) from error
+    if request.styles:
+        known = {style.name for style in app.styles()}
+        call.warnings.extend(f"there is no style {shown(name)!r}" for name in request.styles if name not in known)

@@ -1,0 +1,42 @@
+"""A1111's settings over HTTP: GET and POST /sdapi/v1/options."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from modules.app import App
+from modules.jobs.queue import choose_checkpoint
+from modules.server.body import read_json
+from modules.server.errors import ApiError, field_error, shown
+from modules.settings.schema import SETTINGS, refuse_protected
+
+
+def add_routes(router: APIRouter, app: App) -> None:
+    @router.get("/options")
+    def options() -> dict[str, Any]:
+        return app.settings.current.model_dump(mode="json")
+
+    @router.post("/options")
+    async def set_options(request: Request) -> JSONResponse:
+        body = await read_json(request)
+        warnings = await run_in_threadpool(change_settings, app, body)
+        return JSONResponse({"warnings": warnings} if warnings else None)
+
+
+def change_settings(app: App, body: dict[str, Any]) -> list[str]:
+    """All or nothing; keys that we do not have become warnings."""
+    refuse_protected(body)
+    unknown = [key for key in body if key not in SETTINGS]
+    known = {key: value for key, value in body.items() if key in SETTINGS}
+    if wanted := known.get("sd_model_checkpoint"):
+        if not isinstance(wanted, str):
+            raise field_error("sd_model_checkpoint", wanted, "must be text")
+        known["sd_model_checkpoint"] = choose_checkpoint(app.library, wanted).title
+    if unknown and not known:
+        raise ApiError(422, f"there is no setting {shown(unknown[0])}")
+    app.settings.update(known)
+    if wanted:
+        app.queue.wake()
+    return [f"unknown setting {shown(key)}" for key in unknown]
