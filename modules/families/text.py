@@ -1,6 +1,7 @@
 """A prompt becomes conditioning: CLIP's text encoder with weighted words and chunks of 75 tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,21 +46,49 @@ class ClipEncoder:
         count = max(map(len, chunked))
         empty = chunk([("", 1.0)], self.tokenizer)[0]
         padded = [chunks + [empty] * (count - len(chunks)) for chunks in chunked]
+        if options.embeddings is not None:
+            for text, chunks in zip(texts, chunked, strict=True):
+                options.embeddings.note(text, [used.name for part in chunks for used in part.embeddings])
         parts = [self._encode_chunks([chunks[i] for chunks in padded], options) for i in range(count)]
         return torch.cat([z for z, _ in parts], dim=1), parts[0][1]
 
     def chunks(self, text: str, options: TextOptions) -> list[Chunk]:
         """The prompt as chunks of 77 tokens with their weights; at least one."""
         pieces = [(text, 1.0)] if options.emphasis == "None" else parse_attention(text)
-        return chunk(pieces, self.tokenizer, options.comma_backtrack)
+        known = options.embeddings.spellings(text, self.tokenizer) if options.embeddings is not None else None
+        return chunk(pieces, self.tokenizer, options.comma_backtrack, known)
 
     def _encode_chunks(self, chunks: Sequence[Chunk], options: TextOptions) -> tuple[Tensor, Any]:
         """(N, 77, D), and all that the network gave."""
         tokens = torch.tensor([part.tokens for part in chunks], device=self.device)  # (N, 77)
         weights = torch.tensor([part.weights for part in chunks], device=self.device, dtype=torch.float32)
-        given = self.network(input_ids=tokens, output_hidden_states=True)
+        with self._inserted(chunks, options):
+            given = self.network(input_ids=tokens, output_hidden_states=True)
         z = self.layer(self.network, given.hidden_states, options).float()  # (N, 77, D)
         return emphasised(z, weights, options.emphasis), given
+
+    @contextmanager
+    def _inserted(self, chunks: Sequence[Chunk], options: TextOptions) -> Iterator[None]:
+        """With the vectors of textual inversions in the places that the chunks keep for them."""
+
+        def insert(layer: Any, given: Any, embedded: Tensor) -> Tensor:  # (N, 77, D)
+            embedded = embedded.clone()
+            for row, part in zip(embedded, chunks, strict=True):
+                for used in part.embeddings:
+                    start = used.offset + 1  # after the start token
+                    vectors = options.embeddings.vectors(used.name, self.network)[used.first :]
+                    vectors = vectors[: len(row) - 1 - start].to(row)
+                    row[start : start + len(vectors)] = vectors
+            return embedded
+
+        if not any(part.embeddings for part in chunks):
+            yield
+            return
+        handle = self.network.get_input_embeddings().register_forward_hook(insert)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 def emphasised(z: Tensor, weights: Tensor, emphasis: Emphasis) -> Tensor:

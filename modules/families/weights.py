@@ -24,6 +24,9 @@ DTYPES = {
 }
 
 
+INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+
+
 class WeightFile:
     """An open, mapped .safetensors file. Use `opened`; tensors that were read stay valid after it is closed."""
 
@@ -38,12 +41,12 @@ class WeightFile:
         info = self.header.tensors.get(name)
         if info is None:
             raise ModelFileError(self.path, f"the tensor {name!r} is missing; the file is incomplete")
-        if info.dtype not in DTYPES:
+        stored = DTYPES.get(info.dtype) or (INTEGERS.get(info.dtype) if not dtype.is_floating_point else None)
+        if stored is None:
             raise ModelFileError(self.path, f"the tensor {name!r} has dtype {info.dtype}, which is not a weight's")
         start, end = info.start, info.end
         if start == end:
             return torch.empty(info.shape, dtype=dtype, device=device)
-        stored = DTYPES[info.dtype]
         view = torch.frombuffer(self._mapping, dtype=torch.uint8, count=end - start, offset=start)
         if start % stored.itemsize:  # headers of odd length leave the data unaligned
             view = view.clone()

@@ -88,6 +88,8 @@ def open_regular(path: Path) -> int:
 
 def printable(name: str) -> str:
     """The name on one line and in valid Unicode, whatever bytes it has on the disk."""
+    if name.isprintable():
+        return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 

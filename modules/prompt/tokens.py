@@ -24,6 +24,7 @@ class Embedding(NamedTuple):
 
     offset: int
     name: str
+    first: int = 0  # which of its vectors is the first here: one with more than a chunk takes goes on in the next
 
 
 class _Spelling(NamedTuple):
@@ -171,12 +172,13 @@ class _Chunks:
         self.weights.append(weight)
 
     def add_embedding(self, found: _Spelling, weight: float) -> None:
-        vectors = min(found.vectors, ROOM)  # one with more cannot be read whole
-        if len(self.tokens) + vectors > ROOM:
-            self.cut()
-        self.embeddings.append(Embedding(len(self.tokens), found.name))
-        self.tokens += [0] * vectors
-        self.weights += [weight] * vectors
+        for first in range(0, found.vectors, ROOM):  # more than once only where A1111 fails
+            vectors = min(found.vectors - first, ROOM)
+            if len(self.tokens) + vectors > ROOM:
+                self.cut()
+            self.embeddings.append(Embedding(len(self.tokens), found.name, first))
+            self.tokens += [0] * vectors
+            self.weights += [weight] * vectors
 
     def cut(self, at: int | None = None) -> None:
         """Ends the chunk, before the token `at`; the rest begins the next one."""
@@ -186,7 +188,7 @@ class _Chunks:
         weights = (1.0, *self.weights[:at], 1.0, *[1.0] * padding)
         self.done.append(Chunk(tokens, weights, tuple(e for e in self.embeddings if e.offset < at)))
         self.tokens, self.weights = self.tokens[at:], self.weights[at:]
-        self.embeddings = [Embedding(e.offset - at, e.name) for e in self.embeddings if e.offset >= at]
+        self.embeddings = [e._replace(offset=e.offset - at) for e in self.embeddings if e.offset >= at]
         self.comma = None
 
     def finish(self) -> list[Chunk]:

@@ -1,0 +1,149 @@
+"""Networks applied to a model for as long as a `with` lasts; afterwards every weight is the same, bit for bit."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.families.family import Model
+from modules.families.networks import lora
+from modules.families.networks.deltas import Delta
+from modules.families.networks.embeddings import Embedding, embedding_from
+from modules.families.networks.hypernetworks import hypernetworks_applied
+from modules.families.networks.names import Target, targets_of
+from modules.families.networks.tensors import opened
+from modules.library.header import ModelFileError
+from modules.library.network_tags import Network
+
+
+@dataclass
+class Report:
+    """What became of the networks."""
+
+    warnings: list[str] = field(default_factory=list)  # sentences for people
+    embeddings: dict[str, Embedding] = field(default_factory=dict)  # that came inside of LoRAs, by name
+
+
+@contextmanager
+def applied(model: Model, networks: Sequence[Network], functional: bool = False) -> Iterator[Report]:
+    """`functional`: the changes are computed beside the weights, as the setting lora_functional asks, instead of being
+    added to them. Raises ModelFileError for a network that cannot be used; nothing is changed then."""
+    report = Report()
+    loras = [network for network in networks if network.file.kind == "lora"]
+    hypernetworks = [network for network in networks if network.file.kind == "hypernetwork"]
+    with ExitStack() as undo:
+        weights: _Weights | _Beside = _Beside(undo) if functional else _Weights(undo)
+        targets = targets_of(model) if loras else {}
+        with torch.no_grad():
+            for network in loras:
+                _apply(network, model, targets, weights, report)
+        undo.enter_context(hypernetworks_applied(model, hypernetworks))
+        yield report
+
+
+def _apply(
+    network: Network, model: Model, targets: lora.Targets, weights: "_Weights | _Beside", report: Report
+) -> None:
+    with opened(network.file.path) as tensors:
+        found = lora.fit(tensors, model, targets)
+        for target, delta in lora.changes(tensors, network, model, found):
+            weights.add(target, delta)
+        for name, entries in found.bundled.items():
+            parts = {entry: tensors.read(theirs) for entry, theirs in entries.items()}
+            try:
+                report.embeddings.setdefault(name, embedding_from(parts, name, network.file, bundled=True))
+            except ModelFileError as error:
+                report.warnings.append(f"its embedding {name!r}: {error}")
+    if found.idle:
+        report.warnings.append(
+            f"{network.file.path.name}: alpha is 0 in {found.idle} of its layers, they change nothing"
+        )
+    if found.unknown:
+        some = ", ".join(found.unknown[: lora.MAX_TOLD])
+        more = f" and {len(found.unknown) - lora.MAX_TOLD} more" if len(found.unknown) > lora.MAX_TOLD else ""
+        report.warnings.append(f"{network.file.path.name}: no place in this checkpoint for {some}{more}")
+
+
+class _Weights:
+    """Adds changes to the weights themselves. What was there before is kept beside, in main memory."""
+
+    def __init__(self, undo: ExitStack):
+        self._before: dict[int, tuple[nn.Parameter, Tensor]] = {}
+        self._without_bias: list[nn.Module] = []
+        undo.callback(self._restore)
+
+    def add(self, target: Target, delta: Delta) -> None:
+        for module, weight, bias in _shares(target, delta):
+            if weight is not None:
+                self._change(module._parameters["weight"], weight)
+            if bias is not None:
+                if module._parameters.get("bias") is None:
+                    self._without_bias.append(module)
+                    given = module._parameters["weight"]
+                    assert given is not None
+                    zeros = torch.zeros(bias.shape, dtype=given.dtype, device=given.device)
+                    module._parameters["bias"] = nn.Parameter(zeros, requires_grad=False)
+                self._change(module._parameters["bias"], bias)
+
+    def _change(self, parameter: nn.Parameter | None, change: Tensor) -> None:
+        assert parameter is not None
+        if id(parameter) not in self._before:
+            self._before[id(parameter)] = (parameter, parameter.detach().to("cpu", copy=True))
+        changed = parameter.detach().float() + change.to(parameter.device).reshape(parameter.shape)
+        parameter.copy_(changed)
+
+    def _restore(self) -> None:
+        with torch.no_grad():
+            for parameter, before in self._before.values():
+                parameter.copy_(before)
+        for module in self._without_bias:
+            module._parameters["bias"] = None
+
+
+class _Beside:
+    """Adds to what a layer gives what its changes alone would give."""
+
+    def __init__(self, undo: ExitStack):
+        self._undo = undo
+
+    def add(self, target: Target, delta: Delta) -> None:
+        for module, weight, bias in _shares(target, delta):
+            given = module._parameters["weight"]
+            assert given is not None
+            weight = None if weight is None else weight.to(given).reshape(given.shape)
+            bias = None if bias is None else bias.to(given).reshape(given.shape[0])
+            handle = module.register_forward_hook(_hook(weight, bias))
+            self._undo.callback(handle.remove)
+
+
+def _hook(weight: Tensor | None, bias: Tensor | None) -> Any:
+    def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        (x,) = given
+        if isinstance(module, nn.Conv2d):
+            zero = torch.zeros_like(module.weight) if weight is None else weight
+            more: Tensor = module._conv_forward(x, zero, bias)
+            return output + more
+        if isinstance(module, nn.Embedding):
+            return output if weight is None else output + nn.functional.embedding(x, weight)
+        if isinstance(module, nn.Linear):
+            return output + nn.functional.linear(x, torch.zeros_like(module.weight) if weight is None else weight, bias)
+        # A norm is linear in its weight and bias too.
+        factor = torch.zeros_like(module.weight) if weight is None else weight  # type: ignore[arg-type]
+        if isinstance(module, nn.GroupNorm):
+            return output + nn.functional.group_norm(x, module.num_groups, factor, bias, module.eps)
+        assert isinstance(module, nn.LayerNorm)
+        return output + nn.functional.layer_norm(x, module.normalized_shape, factor, bias, module.eps)
+
+    return hook
+
+
+def _shares(target: Target, delta: Delta) -> Iterator[tuple[nn.Module, Tensor | None, Tensor | None]]:
+    """The change of each module of the target."""
+    sizes = [module._parameters["weight"].shape[0] for module in target.modules]  # type: ignore[union-attr]
+    nothing = [None] * len(sizes)
+    weights = nothing if delta.weight is None else torch.split(delta.weight, sizes)
+    biases = nothing if delta.bias is None else torch.split(delta.bias.flatten(), sizes)
+    yield from zip(target.modules, weights, biases, strict=True)

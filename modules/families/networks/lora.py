@@ -1,0 +1,126 @@
+"""A LoRA file, or one of LoRA's relatives: which of its tensors belong together, what they change in a model, and for
+which family they were made. Says so in sentences where they do not fit."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from modules.families.family import Model
+from modules.families.networks.deltas import BadNetwork, Delta, delta_of
+from modules.families.networks.names import Target, grouped, is_of_transformer
+from modules.families.networks.tensors import Tensors
+from modules.library.header import ModelFileError
+from modules.library.network_tags import Network
+
+BUNDLED = "bundle_emb."  # embeddings inside of a LoRA: bundle_emb.NAME.string_to_param.*
+WIDTHS = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL", 1280: "SDXL refiner"}  # of what the UNet attends to
+IGNORED = ("scalar",)  # parts that LyCORIS keeps for training
+MAX_TOLD = 3  # names in one warning
+
+Targets = Mapping[tuple[str, str], Target]
+
+
+@dataclass
+class Fit:
+    """What of a file found its place."""
+
+    changes: list[tuple[Target, dict[str, str]]] = field(default_factory=list)  # target, {part: name in the file}
+    unknown: list[str] = field(default_factory=list)
+    layers: int = 0
+    idle: int = 0  # layers whose alpha is 0, so that they change nothing
+    bundled: dict[str, dict[str, str]] = field(default_factory=dict)  # embedding: {its entry: name in the file}
+
+
+def fit(tensors: Tensors, model: Model, targets: Targets) -> Fit:
+    """Raises ModelFileError where nothing, or nothing of its UNet part, has a place in this model."""
+    found = Fit()
+    names = {}
+    for name, shape in tensors.shapes.items():
+        if name.startswith(BUNDLED):
+            emb, _, entry = name.removeprefix(BUNDLED).partition(".")
+            found.bundled.setdefault(emb, {})[entry] = name
+        else:
+            names[name] = shape
+    groups, strangers = grouped(names)
+    found.unknown += strangers
+    found.layers = len(groups)
+    fits: set[str] = set()
+    for (component, layer), parts in groups.items():
+        target = targets.get((component, layer))
+        if target is None:
+            found.unknown.append(layer)
+            continue
+        found.changes.append((target, {part: name for part, name in parts.items() if part not in IGNORED}))
+        fits.add(target.component)
+    has_unet = any(component == "unet" for component, _ in groups)
+    if (names and not fits) or (has_unet and "unet" not in fits) or not (groups or found.bundled):
+        raise ModelFileError(tensors.path, _misfit(tensors, model, found))
+    return found
+
+
+def _misfit(tensors: Tensors, model: Model, found: Fit) -> str:
+    made_for = made_for_family(tensors)
+    if not found.layers and not made_for:
+        shown = ", ".join(list(tensors.shapes)[:MAX_TOLD])
+        return f"it is no LoRA: its tensors are called {shown}"
+    keys = f"{len(found.changes)} of {found.layers} keys match"
+    if made_for and made_for != model.family:
+        return f"{keys}: it is for {made_for}, this checkpoint is {model.family}"
+    shown = ", ".join(found.unknown[:MAX_TOLD])
+    return f"{keys} this checkpoint, which is {model.family}; unknown are {shown}"
+
+
+def made_for_family(tensors: Tensors) -> str | None:
+    """The family's name, by the widths of what its layers read; None if nothing tells."""
+    groups, _ = grouped(tensors.shapes)
+    for (component, layer), parts in groups.items():
+        if component == "unet" and layer.endswith("attn2_to_k"):
+            for part in ("lora_down.weight", "hada_w1_b", "diff"):
+                if part in parts and (family := WIDTHS.get(tensors.shapes[parts[part]][1])):
+                    return family
+    if any(is_of_transformer(name) for name in tensors.shapes):
+        return "a model without UNet (SD 3, Flux or alike)"
+    if any(component == "text_encoder_2" for component, _ in groups):
+        return "SDXL"
+    stated = tensors.metadata.get("ss_base_model_version", "")
+    return next((name for start, name in (("sdxl", "SDXL"), ("sd_v2", "SD 2.x")) if stated.startswith(start)), None)
+
+
+def changes(tensors: Tensors, network: Network, model: Model, found: Fit) -> Iterator[tuple[Target, Delta]]:
+    """Each weight's change, times the network's weight. A layer whose shapes do not fit is told in `found.unknown`,
+    unless the file is for another family; what is no number is refused with ModelFileError."""
+    misfits = 0
+    for target, names in found.changes:
+        multiplier = network.unet if target.component == "unet" else network.text
+        weight = target.weight().float()
+        parts = {part: tensors.read(name, weight.device) for part, name in names.items()}
+        found.idle += "alpha" in parts and not parts["alpha"].any()
+        try:
+            delta = delta_of(parts, weight, network.dim)
+        except BadNetwork as error:
+            misfits += 1
+            made_for = made_for_family(tensors)
+            layer = next(iter(names.values())).rsplit(".", 1)[0]
+            if made_for and made_for != model.family:
+                reason = f"it is for {made_for}, this checkpoint is {model.family} ({layer}: {error})"
+                raise ModelFileError(tensors.path, reason) from error
+            if _is_broken(parts) or misfits == len(found.changes):
+                raise ModelFileError(tensors.path, f"{layer}: {error}") from error
+            found.unknown.append(f"{layer} ({error})")
+            continue
+        for change in (delta.weight, delta.bias):
+            if change is not None and not change.isfinite().all():
+                layer = next(iter(names.values())).rsplit(".", 1)[0]
+                raise ModelFileError(tensors.path, f"{layer} holds NaN or infinite numbers; the file is damaged")
+        yield target, Delta(_times(delta.weight, multiplier), _times(delta.bias, multiplier))
+
+
+def _is_broken(parts: Mapping[str, Tensor]) -> bool:
+    """Not merely of another shape: it would be broken in any model."""
+    empty = any(tensor.numel() == 0 for tensor in parts.values())
+    return empty or any(t.is_floating_point() and not t.isfinite().all() for t in parts.values())
+
+
+def _times(tensor: Tensor | None, factor: float) -> Tensor | None:
+    return None if tensor is None else tensor * factor
