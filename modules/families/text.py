@@ -11,6 +11,8 @@ from modules.families.family import TextOptions
 from modules.prompt.attention import Emphasis, parse_attention
 from modules.prompt.tokens import Chunk, Tokenizer, chunk
 
+READ_AT_ONCE = 16  # chunks: every layer of every one is in memory
+
 # (network, its hidden states from the embeddings on, options) -> the one that becomes conditioning, (N, 77, D)
 Layer = Callable[[Any, Sequence[Tensor], TextOptions], Tensor]
 
@@ -37,11 +39,11 @@ class ClipEncoder:
     def encode_with_pooled(self, texts: Sequence[str], options: TextOptions) -> tuple[Tensor, Tensor]:
         """The same, and (len(texts), P): each text as one vector, made from its first chunk. For a network with
         projection."""
-        cross, first = self._encode(texts, options)
-        pooled: Tensor = first.text_embeds
-        return cross, pooled.float()
+        cross, pooled = self._encode(texts, options)
+        assert pooled is not None, "this text encoder has no projection"
+        return cross, pooled
 
-    def _encode(self, texts: Sequence[str], options: TextOptions) -> tuple[Tensor, Any]:
+    def _encode(self, texts: Sequence[str], options: TextOptions) -> tuple[Tensor, Tensor | None]:
         chunked = [self.chunks(text, options) for text in texts]
         count = max(map(len, chunked))
         empty = chunk([("", 1.0)], self.tokenizer)[0]
@@ -58,14 +60,28 @@ class ClipEncoder:
         known = options.embeddings.spellings(text, self.tokenizer) if options.embeddings is not None else None
         return chunk(pieces, self.tokenizer, options.comma_backtrack, known)
 
-    def _encode_chunks(self, chunks: Sequence[Chunk], options: TextOptions) -> tuple[Tensor, Any]:
-        """(N, 77, D), and all that the network gave."""
-        tokens = torch.tensor([part.tokens for part in chunks], device=self.device)  # (N, 77)
+    def _encode_chunks(self, chunks: Sequence[Chunk], options: TextOptions) -> tuple[Tensor, Tensor | None]:
+        """(N, 77, D), and (N, P) if the network has a projection. Equal chunks are read once: of the texts of an
+        alternating prompt there are few, often repeated."""
+        distinct: dict[Any, tuple[int, Chunk]] = {}
+        for part in chunks:
+            distinct.setdefault((part.tokens, part.embeddings), (len(distinct), part))
+        order = torch.tensor([distinct[part.tokens, part.embeddings][0] for part in chunks], device=self.device)
+        unread = [part for _, part in distinct.values()]
+        read = [self._read(unread[i : i + READ_AT_ONCE], options) for i in range(0, len(unread), READ_AT_ONCE)]
+        z = torch.cat([part for part, _ in read])[order]
         weights = torch.tensor([part.weights for part in chunks], device=self.device, dtype=torch.float32)
+        vectors = [vector for _, vector in read if vector is not None]
+        return emphasised(z, weights, options.emphasis), torch.cat(vectors)[order] if vectors else None
+
+    def _read(self, chunks: Sequence[Chunk], options: TextOptions) -> tuple[Tensor, Tensor | None]:
+        """(N, 77, D), and (N, P) if the network has a projection."""
+        tokens = torch.tensor([part.tokens for part in chunks], device=self.device)  # (N, 77)
         with self._inserted(chunks, options):
             given = self.network(input_ids=tokens, output_hidden_states=True)
-        z = self.layer(self.network, given.hidden_states, options).float()  # (N, 77, D)
-        return emphasised(z, weights, options.emphasis), given
+        z = self.layer(self.network, given.hidden_states, options).float()
+        vectors: Tensor | None = getattr(given, "text_embeds", None)
+        return z, None if vectors is None else vectors.float()
 
     @contextmanager
     def _inserted(self, chunks: Sequence[Chunk], options: TextOptions) -> Iterator[None]:

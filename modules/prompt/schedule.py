@@ -61,8 +61,7 @@ def schedule(prompt: str, timeline: Timeline) -> list[Until]:
 
 def index_at(texts: Sequence[Until], step: int) -> int:
     """Which of the texts holds at a step (1-based). Beyond the last step it is the first again, as in A1111: DPM
-    adaptive
-    calls the model more often than there are steps."""
+    adaptive calls the model more often than there are steps."""
     return next((i for i, until in enumerate(texts) if step <= until.step), 0)
 
 

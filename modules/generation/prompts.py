@@ -1,0 +1,119 @@
+"""The conditionings of one batch, call by call of the model, as editing and alternation change them."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modules.families.family import Conditioning, Model, TextOptions
+from modules.prompt.composition import compose
+from modules.prompt.schedule import Timeline, Until, index_at, schedule
+
+KEPT_TEXTS = 512  # whose conditionings an encoder remembers
+
+# What a prompt and a negative prompt of different lengths become: nothing, and they go through the network one after
+# the other; the shorter is filled up with empty chunks; or, as in old versions of A1111, the negative prompt is cut, or
+# repeats its last vector.
+Padding = Literal["none", "chunks", "v0"]
+
+
+class Encoder:
+    """Encodes what the prompts of one run say, once."""
+
+    def __init__(self, model: Model, options: TextOptions):
+        self._model, self._options = model, options
+        self._known: dict[tuple[tuple[str, ...], bool], Conditioning] = {}  # the longest unused first
+
+    def group(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
+        """One row a text. The texts are all that one prompt says in turn: they belong together, for they are of one
+        length, and share the mean that the emphasis "Original" keeps."""
+        key = (tuple(texts), negative)
+        found = self._known.pop(key, None)
+        if found is None:
+            found = self._model.encode(texts, self._options, negative)
+            while self._known and len(texts) + sum(map(len, self._known.values())) > KEPT_TEXTS:
+                del self._known[next(iter(self._known))]
+        self._known[key] = found
+        return found
+
+    def empty_chunk(self) -> Tensor:
+        """(1, 77, D): the prompt that says nothing."""
+        return self.group([""]).cross
+
+
+class Prompts:
+    """What each image of a batch is asked to show, and what not."""
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str],
+        encoder: Encoder,
+        timeline: Timeline,
+        call: int = 0,
+        padding: Padding = "none",
+    ):
+        """One prompt and one negative prompt an image; `call`: of the model, from which it goes on."""
+        parts = [(i, text, weight) for i, prompt in enumerate(prompts) for text, weight in compose(prompt)]
+        self.owners = [i for i, _, _ in parts]  # the image of each part
+        self.weights = [weight for _, _, weight in parts]
+        self.padded = False  # whether `padding` has changed anything yet
+        self._parts = [schedule(text, timeline) for _, text, _ in parts]
+        self._negatives = [schedule(negative, timeline) for negative in negatives]
+        self._encoder, self._calls, self._padding = encoder, call, padding
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every image has one part of weight 1."""
+        return self.owners == list(range(len(self._negatives))) and set(self.weights) == {1.0}
+
+    def encode_with(self, encoder: Encoder) -> None:
+        """Another model's text encoder, from the next call on."""
+        self._encoder = encoder
+
+    def next(self) -> tuple[Conditioning, Conditioning]:
+        """P of all parts, B of the negative prompts."""
+        # A1111 counts calls from 0 and the steps of a prompt from 1, so that every change comes one call late.
+        call, self._calls = self._calls, self._calls + 1
+        cond, uncond = self._at(call, self._parts), self._at(call, self._negatives, negative=True)
+        if self._padding != "none" and cond.cross.shape[1] != uncond.cross.shape[1]:
+            self.padded = True
+            cond, uncond = padded(cond, uncond, self._padding, self._encoder.empty_chunk())
+        return cond, uncond
+
+    def _at(self, call: int, schedules: Sequence[Sequence[Until]], negative: bool = False) -> Conditioning:
+        rows = []
+        for texts in schedules:
+            row = index_at(texts, call)
+            rows.append(self._encoder.group([until.text for until in texts], negative)[row : row + 1])
+        return together(rows)
+
+
+def together(rows: Sequence[Conditioning]) -> Conditioning:
+    """All in one batch; the shorter ones repeat their last vector."""
+    longest = max(row.cross.shape[1] for row in rows)
+    vectors = [row.vector for row in rows if row.vector is not None]
+    cross = torch.cat([stretched(row.cross, longest) for row in rows])
+    return Conditioning(cross, torch.cat(vectors) if vectors else None)
+
+
+def stretched(cross: Tensor, length: int) -> Tensor:
+    """(N, L, D) -> (N, length, D): the last vector repeated."""
+    return torch.cat([cross, cross[:, -1:].expand(-1, length - cross.shape[1], -1)], 1)
+
+
+def padded(cond: Conditioning, uncond: Conditioning, how: Padding, empty: Tensor) -> tuple[Conditioning, Conditioning]:
+    """Both of one length. `empty`: (1, 77, D)."""
+    length = cond.cross.shape[1]
+    if how == "v0":
+        return cond, Conditioning(stretched(uncond.cross[:, :length], length), uncond.vector)
+    longest = max(length, uncond.cross.shape[1])
+    return filled(cond, longest, empty), filled(uncond, longest, empty)
+
+
+def filled(conditioning: Conditioning, length: int, empty: Tensor) -> Conditioning:
+    """With as many empty chunks at its end as make it `length` long."""
+    cross = conditioning.cross
+    chunks = (length - cross.shape[1]) // empty.shape[1]
+    return Conditioning(torch.cat([cross, *[empty.expand(len(cross), -1, -1)] * chunks], 1), conditioning.vector)
