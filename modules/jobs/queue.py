@@ -134,6 +134,13 @@ class JobQueue:
         """This client's jobs, the newest first."""
         return self._store.of_client(client, limit)
 
+    def with_key(self, key: str) -> Job | None:
+        return self._store.named(key)
+
+    def tasks(self, client: str) -> list[tuple[str, str | None]]:
+        """Id and key of this client's jobs that have not ended, in order."""
+        return self._store.tasks(client)
+
     def unfinished(self, client: str | None = None) -> list[Job]:
         return self._store.unfinished(client)
 

@@ -179,6 +179,21 @@ class JobStore:
 
     # --- looking -------------------------------------------------------------------------------------------------
 
+    def named(self, key: str) -> Job | None:
+        """The job that came with this key, whatever its request was."""
+        with self._lock:
+            row = self._connection.execute("SELECT id FROM jobs WHERE key = ?", (key,)).fetchone()
+        return None if row is None else self.get(row["id"])
+
+    def tasks(self, client: str) -> list[tuple[str, str | None]]:
+        """(id, key) of the client's jobs that have not ended, in order."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT id, key FROM jobs WHERE state IN ('queued', 'running') AND client = ? ORDER BY sequence",
+                (client,),
+            )
+            return [(row["id"], row["key"]) for row in rows]
+
     def get(self, id: str) -> Job | None:
         with self._lock:
             rows = self._connection.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchall()

@@ -131,7 +131,9 @@ def draft(
         "overrides": overrides,
         "save": parameters["save_images"] and not parameters["do_not_save_samples"],
     }
-    return Draft(parameters, common, scripts, _task_key(parameters), warnings)
+    id = parameters["force_task_id"]
+    key = None if id is None else task_key(id, "force_task_id")
+    return Draft(parameters, common, scripts, key, warnings)
 
 
 @contextmanager
@@ -149,12 +151,10 @@ def finish(found: Draft, **parts: Any) -> Call:
     return Call(request, found.parameters, found.key, found.warnings)
 
 
-def _task_key(parameters: Mapping[str, Any]) -> str | None:
-    id = parameters["force_task_id"]
-    if id is None:
-        return None
+def task_key(id: str, field: str = "id_task") -> str:
+    """The key of a job that a client named."""
     if not TASK_ID.fullmatch(id):
-        raise field_error("force_task_id", id, "must be 1 to 64 of the characters A-Z a-z 0-9 _ -")
+        raise field_error(field, id, "must be 1 to 64 of the characters A-Z a-z 0-9 _ -")
     return f"task:{id}"
 
 
