@@ -6,11 +6,13 @@ from fastapi import APIRouter
 
 from modules.app import App
 from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS, SamplerInfo
-from modules.server import builtin
+from modules.library.upscalers import LATENT_UPSCALE_MODES
+from modules.server import builtin, networks
 
 
 def add_routes(router: APIRouter, app: App) -> None:
     _add_models(router, app)
+    networks.add_routes(router, app)
     _add_choices(router, app)
 
 
@@ -53,6 +55,10 @@ def _add_choices(router: APIRouter, app: App) -> None:
             }
             for one in SCHEDULE_INFOS
         ]
+
+    @router.get("/latent-upscale-modes")
+    def latent_upscale_modes() -> list[dict[str, Any]]:
+        return [{"name": name} for name in LATENT_UPSCALE_MODES]
 
     @router.get("/prompt-styles")
     def styles() -> list[dict[str, Any]]:

@@ -1,6 +1,11 @@
 """The lists of /sdapi/v1 in A1111's shapes."""
 
+import json
+import shutil
+import struct
+
 from modules.prompt.styles import Style, write_styles
+from tests.golden import golden as golden
 from tests.jobs.scene import Painter
 
 
@@ -31,3 +36,59 @@ def test_scripts_are_those_that_are_here(quick):
 
 def test_face_restorers_are_not_here_yet(quick):
     assert get(quick, "face-restorers") == []
+
+
+def test_latent_upscale_modes_are_a1111s(quick):
+    assert [one["name"] for one in get(quick, "latent-upscale-modes")][:2] == ["Latent", "Latent (antialiased)"]
+
+
+def safetensors(path, tensors, metadata=None):
+    """`tensors`: {name: shape}, all zeros."""
+    header, at = {"__metadata__": metadata} if metadata else {}, 0
+    for name, shape in tensors.items():
+        size = 4 * shape[0] * shape[1]
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(at))
+
+
+def test_loras_have_their_metadata(serve, tmp_path):
+    meta = {"ss_output_name": "pretty", "ss_tag_frequency": '{"a": {"cat": 3}}', "ssmd_cover_images": "[…]", "x": "{"}
+    safetensors(tmp_path / "models" / "Lora" / "sub" / "ugly.safetensors", {"w": (2, 2)}, meta)
+    served = serve(Painter())
+    (lora,) = get(served, "loras")
+    assert (lora["name"], lora["alias"], lora["path"][-16:]) == ("ugly", "pretty", "ugly.safetensors")
+    assert lora["metadata"] == {"ss_output_name": "pretty", "ss_tag_frequency": {"a": {"cat": 3}}, "x": "{"}
+    safetensors(tmp_path / "models" / "Lora" / "new.safetensors", {"w": (2, 2)})
+    assert len(get(served, "loras")) == 1
+    assert served.http.post("/sdapi/v1/refresh-loras").json() is None
+    assert len(get(served, "loras")) == 2
+
+
+def test_hypernetworks_and_embeddings(serve, golden, tmp_path):
+    models = golden / "models"
+    (tmp_path / "embeddings").mkdir()
+    for name in ("tinyemb_pt.pt", "tinyemb_st.safetensors"):
+        shutil.copy(models / name, tmp_path / "embeddings")
+    (tmp_path / "models" / "hypernetworks").mkdir(parents=True)
+    shutil.copy(models / "tinyhyper.pt", tmp_path / "models" / "hypernetworks")
+    safetensors(tmp_path / "embeddings" / "wide.safetensors", {"emb_params": (2, 1024)})
+    (tmp_path / "embeddings" / "broken.pt").write_bytes(b"<html>")
+    safetensors(
+        tmp_path / "models" / "Stable-diffusion" / "plain.safetensors",
+        {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (8, 64)},
+    )
+    served = serve(Painter())
+    (hyper,) = get(served, "hypernetworks")
+    assert hyper == {"name": "tinyhyper", "path": str(tmp_path / "models" / "hypernetworks" / "tinyhyper.pt")}
+    found = get(served, "embeddings")
+    assert set(found["loaded"]) == {"tinyemb_pt", "tinyemb_st"}
+    assert set(found["loaded"]["tinyemb_st"]) == {"step", "sd_checkpoint", "sd_checkpoint_name", "shape", "vectors"}
+    assert found["loaded"]["tinyemb_st"]["shape"] == 64 and found["loaded"]["tinyemb_st"]["vectors"] >= 1
+    assert "1024 numbers wide" in found["skipped"]["wide"]["reason"]
+    assert "broken.pt" in found["skipped"]["broken"]["reason"]
+    (tmp_path / "embeddings" / "tinyemb_pt.pt").unlink()
+    assert served.http.post("/sdapi/v1/refresh-embeddings").json() is None
+    assert "tinyemb_pt" not in get(served, "embeddings")["loaded"]
