@@ -301,6 +301,18 @@ class ImageToImage(Section):
     overlay_inpaint: bool = setting(True, "Paste inpainted parts into the original.", effective=False)
 
 
+class Upscaling(Section):
+    key, title = "upscaling", "Upscaling"
+
+    ESRGAN_tile: int = setting(
+        192, "Side of the tiles that upscalers work on, in pixels. 0: no tiles.", ge=0, le=512, step=16
+    )
+    ESRGAN_tile_overlap: int = setting(8, "Overlap of these tiles in pixels.", ge=0, le=48, step=1)
+    upscaler_for_img2img: str | None = setting(
+        None, "Upscaler for init images that are smaller than the picture. Empty: Lanczos.", effective=False
+    )
+
+
 class Gallery(Section):
     key, title = "ui_gallery", "Gallery"
 
@@ -406,6 +418,7 @@ class Settings(
     SamplerParameters,
     StableDiffusion,
     ImageToImage,
+    Upscaling,
     Gallery,
     Infotext,
     LivePreviews,
