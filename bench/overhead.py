@@ -69,13 +69,13 @@ def prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-    from bench.checkpoints import CONFIGS, networks, save_single_file
+    from bench.checkpoints import TOKENIZER, networks, save_single_file
 
     unet, vae, text = networks({}, {}, {})
     folder = Path(arguments.folder)
     save_single_file(folder / "random.safetensors", unet, vae, text)
     scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    tokenizer = CLIPTokenizer.from_pretrained(CONFIGS / "tokenizer", model_max_length=77)
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=77)
     pipeline = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
     pipeline.to(torch.float16).save_pretrained(folder / "diffusers")
     return {}

@@ -14,6 +14,19 @@ def scaled_linear_alphas_cumprod(steps: int = 1000, start: float = 0.00085, end:
     return torch.tensor(np.cumprod(1.0 - betas), dtype=torch.float32)
 
 
+LAST_ALPHA_CUMPROD = 4.8973451890853435e-08  # A1111's: all but 0, so that the last sigma is a number, 4518.7
+
+
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """(T,) -> (T,): stretched so that the last level is noise and nothing else, the first as it was; Algorithm 1 of
+    Lin et al. (2023)."""
+    roots = alphas_cumprod.sqrt()
+    first, last = roots[0], roots[-1]
+    stretched = ((roots - last) * (first / (first - last))) ** 2
+    stretched[-1] = LAST_ALPHA_CUMPROD
+    return stretched
+
+
 def sigmas_from(alphas_cumprod: Tensor) -> Tensor:
     """(T,), rising."""
     return ((1 - alphas_cumprod) / alphas_cumprod) ** 0.5

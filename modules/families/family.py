@@ -60,8 +60,11 @@ class Model(Protocol):
     latent: LatentFormat
     alphas_cumprod: Tensor  # (T,) float32, falling: ᾱ of the training schedule
     device: torch.device
-    components: Mapping[str, Any]  # unet, vae, text_encoder, text_encoder_2: diffusers' and transformers' modules
     image_channels: int  # what the UNet takes beside the latent: 0; 5, inpainting; 4, instruct-pix2pix
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """unet, vae, text_encoder, text_encoder_2, as far as it has them: diffusers' and transformers' modules."""
 
     def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
         """All texts filled up to the same number n of chunks. `negative`: they are negative prompts."""

@@ -1,17 +1,14 @@
-"""The single-file layout of the original "latent diffusion" code: what tensors are called, and what their shapes tell.
+"""The single-file layout of the original "latent diffusion" code: what the tensors of UNet, VAE and CLIP are called,
+and what their shapes tell.
 
 Pure functions from a header to diffusers' configs and names; reads no weights. Shared by the families that have it.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from modules.families.hints import Hints, LayoutError
 from modules.library.header import Header
 
 UNET = "model.diffusion_model."
@@ -29,6 +26,8 @@ RESNET_UNET = {
 TOP_UNET = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -36,40 +35,14 @@ TOP_UNET = {
 ATTENTION_VAE = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-class LayoutError(ValueError):
-    """The tensors, or the .yaml beside them, don't make up a model; the message says why."""
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What tensor shapes can't tell: from the .yaml beside the file, or from the file's metadata."""
-
-    unet_heads: int | None = None
-    unet_head_channels: int | None = None
-    text_heads: int | None = None
-    text_activation: str | None = None
-
-
 def unet_config(header: Header, base: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
     """`base` with the sizes of this file's UNet. Raises LayoutError if the tensors form no such UNet."""
-    shapes = {name[len(UNET) :]: info.shape for name, info in header.tensors.items() if name.startswith(UNET)}
-    levels: list[tuple[int, int, int]] = []  # (channels, resnets, transformer depth)
-    channels, resnets, depth = 0, 0, 0
-    for index in range(1, _count(shapes, r"input_blocks\.(\d+)\.")):
-        block = f"input_blocks.{index}."
-        if f"{block}0.op.weight" in shapes:
-            levels.append((channels, resnets, depth))
-            resnets, depth = 0, 0
-            continue
-        channels = _shape(shapes, f"{block}0.in_layers.2.weight")[0]
-        resnets += 1
-        depth = _count(shapes, re.escape(block) + r"1\.transformer_blocks\.(\d+)\.")
-    levels.append((channels, resnets, depth))
-    counts = {resnets for _, resnets, _ in levels}
-    if len(counts) != 1:
-        raise LayoutError(f"the UNet has {sorted(counts)} residual blocks a level; one number was expected")
-    widths = [channels for channels, _, _ in levels]
-    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for _, _, depth in levels]
+    shapes = shapes_under(header, UNET)
+    widths, resnets, depths = _levels(shapes)
+    middle = count(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    if depths[-1] not in (0, middle):
+        raise LayoutError(f"the UNet's last level has {depths[-1]} transformer blocks, its middle {middle}")
+    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
     cross = next((shape for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), None)
     if cross is None:
         raise LayoutError("the UNet has no cross-attention: it can't be steered by a prompt")
@@ -77,92 +50,78 @@ def unet_config(header: Header, base: Mapping[str, Any], hints: Hints) -> dict[s
         heads: int | list[int] = [max(1, width // hints.unet_head_channels) for width in widths]
     else:
         heads = hints.unet_heads or base["attention_head_dim"]
-    return {
+    config = {
         **base,
-        "in_channels": _shape(shapes, "input_blocks.0.0.weight")[1],
-        "out_channels": _shape(shapes, "out.2.weight")[0],
+        "in_channels": shape_of(shapes, "input_blocks.0.0.weight")[1],
+        "out_channels": shape_of(shapes, "out.2.weight")[0],
         "block_out_channels": widths,
-        "layers_per_block": counts.pop(),
+        "layers_per_block": resnets,
         "down_block_types": down,
         "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
+        "transformer_layers_per_block": [depth or middle for depth in depths],
         "cross_attention_dim": cross[1],
         "attention_head_dim": heads,  # diffusers' name for the number of heads, kept for old configs
         "use_linear_projection": len(shapes.get("middle_block.1.proj_in.weight", (0,) * 4)) == 2,
     }
+    if "label_emb.0.0.weight" in shapes:
+        config["projection_class_embeddings_input_dim"] = shapes["label_emb.0.0.weight"][1]
+    return config
 
 
-def vae_config(header: Header, base: Mapping[str, Any]) -> dict[str, Any]:
+def _levels(shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[int], int, list[int]]:
+    """(channels of each level, residual blocks a level, depth of the transformers of each level)."""
+    levels: list[list[tuple[int, int]]] = [[]]  # (channels, depth) of each residual block
+    for index in range(1, count(shapes, r"input_blocks\.(\d+)\.")):
+        block = f"input_blocks.{index}."
+        if f"{block}0.op.weight" in shapes:
+            levels.append([])
+            continue
+        channels = shape_of(shapes, f"{block}0.in_layers.2.weight")[0]
+        levels[-1].append((channels, count(shapes, re.escape(block) + r"1\.transformer_blocks\.(\d+)\.")))
+    resnets = {len(blocks) for blocks in levels}
+    if len(resnets) != 1 or 0 in resnets or any(len(set(blocks)) != 1 for blocks in levels):
+        raise LayoutError(
+            f"the UNet's residual blocks are {levels} (channels, transformers) by level; within a level all should be "
+            "alike, and as many in each level"
+        )
+    return [blocks[0][0] for blocks in levels], resnets.pop(), [blocks[0][1] for blocks in levels]
+
+
+def vae_config(header: Header, base: Mapping[str, Any], prefix: str = VAE) -> dict[str, Any]:
     """`base` with the sizes of this file's VAE."""
-    shapes = {name[len(VAE) :]: info.shape for name, info in header.tensors.items() if name.startswith(VAE)}
-    levels = _count(shapes, r"encoder\.down\.(\d+)\.")
+    shapes = shapes_under(header, prefix)
+    levels = count(shapes, r"encoder\.down\.(\d+)\.")
     return {
         **base,
-        "block_out_channels": [_shape(shapes, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)],
-        "layers_per_block": _count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
-        "latent_channels": _shape(shapes, "post_quant_conv.weight")[1],
+        "block_out_channels": [shape_of(shapes, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)],
+        "layers_per_block": count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+        "latent_channels": shape_of(shapes, "post_quant_conv.weight")[1],
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
 
 
-def clip_config(header: Header, base: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
-    """`base` with the sizes of this file's CLIP text encoder."""
-    prefix = clip_prefix(header)
-    shapes = {name[len(prefix) :]: info.shape for name, info in header.tensors.items() if name.startswith(prefix)}
-    vocabulary, hidden = _shape(shapes, "embeddings.token_embedding.weight")
+def clip_config(header: Header, base: Mapping[str, Any], hints: Hints, prefix: str) -> dict[str, Any]:
+    """`base` with the sizes of the CLIP text encoder whose tensors start so."""
+    shapes = shapes_under(header, prefix)
+    vocabulary, hidden = shape_of(shapes, "embeddings.token_embedding.weight")
     return {
         **base,
         "vocab_size": vocabulary,
         "hidden_size": hidden,
         "projection_dim": hidden,
-        "max_position_embeddings": _shape(shapes, "embeddings.position_embedding.weight")[0],
-        "intermediate_size": _shape(shapes, "encoder.layers.0.mlp.fc1.weight")[0],
-        "num_hidden_layers": _count(shapes, r"encoder\.layers\.(\d+)\."),
+        "max_position_embeddings": shape_of(shapes, "embeddings.position_embedding.weight")[0],
+        "intermediate_size": shape_of(shapes, "encoder.layers.0.mlp.fc1.weight")[0],
+        "num_hidden_layers": count(shapes, r"encoder\.layers\.(\d+)\."),
         "num_attention_heads": hints.text_heads or max(1, hidden // 64),  # CLIP's heads are 64 wide
         "hidden_act": hints.text_activation or base["hidden_act"],
     }
 
 
-def clip_prefix(header: Header) -> str:
+def clip_prefix(header: Header, start: str = TEXT) -> str:
     """Where the text encoder's tensors start; some old files leave `text_model.` out."""
-    long = f"{TEXT}text_model."
-    return long if f"{long}final_layer_norm.weight" in header.tensors else TEXT
-
-
-def hints_from(config: Path | None, metadata: Mapping[str, str]) -> Hints:
-    """From the .yaml in the original layout if there is one, else from our own key in the metadata.
-
-    Raises LayoutError if the .yaml can't be read.
-    """
-    if config is not None:
-        return _hints_from_yaml(config)
-    try:
-        sizes = json.loads(metadata.get("easel.config", "{}"))
-        unet, text = sizes.get("unet", {}), sizes.get("text_encoder", {})
-        return Hints(unet.get("num_heads"), None, text.get("num_attention_heads"), text.get("hidden_act"))
-    except (ValueError, AttributeError) as error:
-        raise LayoutError(f"the metadata key easel.config is not what it should be: {error}") from error
-
-
-def _hints_from_yaml(config: Path) -> Hints:
-    try:
-        params = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["params"]
-        unet = params["unet_config"]["params"]
-        text = params["cond_stage_config"].get("params") or {}
-        heads = unet.get("num_heads")
-        folder = config.parent / str(text["version"]) if "version" in text else None
-        if folder and (folder / "config.json").is_file() and config.parent.resolve() in folder.resolve().parents:
-            text = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return Hints(
-            unet_heads=heads if heads and heads > 0 else None,
-            unet_head_channels=unet.get("num_head_channels"),
-            text_heads=text.get("num_attention_heads") or text.get("heads"),
-            text_activation=text.get("hidden_act"),
-        )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LayoutError(
-            f"{config.name} beside it can't be read as a model configuration ({error!r}); fix or remove it"
-        ) from error
+    long = f"{start}text_model."
+    return long if f"{long}final_layer_norm.weight" in header.tensors else start
 
 
 def unet_names(state: Mapping[str, Any], layers_per_block: int) -> Iterator[tuple[str, str]]:
@@ -202,7 +161,7 @@ def _unet_middle(name: str) -> str:
     return f"middle_block.{2 * int(match[2])}.{_renamed(match[3], RESNET_UNET)}"
 
 
-def vae_names(state: Mapping[str, Any], levels: int) -> Iterator[tuple[str, str]]:
+def vae_names(state: Mapping[str, Any], levels: int, prefix: str = VAE) -> Iterator[tuple[str, str]]:
     """(diffusers' name, the file's name) of every tensor of the VAE."""
     for name in state:
         theirs = re.sub(r"^encoder\.down_blocks\.(\d+)\.resnets\.", r"encoder.down.\1.block.", name)
@@ -215,7 +174,7 @@ def vae_names(state: Mapping[str, Any], levels: int) -> Iterator[tuple[str, str]
         attention = re.match(r"(.+)\.mid_block\.attentions\.0\.(.+)", theirs)
         if attention:
             theirs = f"{attention[1]}.mid.attn_1.{_renamed(attention[2], ATTENTION_VAE)}"
-        yield name, VAE + theirs.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+        yield name, prefix + theirs.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
 
 
 def clip_names(state: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
@@ -231,12 +190,18 @@ def _renamed(rest: str, table: Mapping[str, str]) -> str:
     return rest
 
 
-def _count(shapes: Mapping[str, Any], pattern: str) -> int:
+def shapes_under(header: Header, prefix: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors whose names start so, by the rest of their names."""
+    return {name[len(prefix) :]: info.shape for name, info in header.tensors.items() if name.startswith(prefix)}
+
+
+def count(shapes: Mapping[str, Any], pattern: str) -> int:
+    """How many there are of what the pattern numbers from 0."""
     found = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
     return max(found, default=-1) + 1
 
 
-def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
+def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
     if name not in shapes:
         raise LayoutError(f"the tensor {name!r} is missing; the file is incomplete or of another kind")
     return shapes[name]

@@ -10,13 +10,15 @@ import torch
 
 from modules.families.family import Family, Model
 from modules.families.sd1 import SD1Family
+from modules.families.sd2 import SD2Family
+from modules.families.sdxl import RefinerFamily, SDXLFamily
 from modules.library.checkpoints import Checkpoint
 from modules.library.header import ModelFileError, read_header
 from modules.runtime.device import Placement
 
 log = logging.getLogger(__name__)
 
-FAMILIES: tuple[Family, ...] = (SD1Family(),)
+FAMILIES: tuple[Family, ...] = (SD1Family(), SD2Family(), SDXLFamily(), RefinerFamily())
 
 
 class ModelHolder:
@@ -46,19 +48,30 @@ class ModelHolder:
 
     def _load(self, checkpoint: Checkpoint) -> Model:
         started = time.monotonic()
-        header = read_header(checkpoint.path)
-        family = next((family for family in self._families if family.matches(header)), None)
-        if family is None:
-            known = ", ".join(family.name for family in self._families)
-            raise ModelFileError(
-                checkpoint.path, f"not a checkpoint of a known family ({known}); is it a LoRA, a VAE or an embedding?"
-            )
         megabytes = checkpoint.size / 1e6
 
         def report(part: str) -> None:
             self._report(f"loading {checkpoint.model_name}, {megabytes:.0f} MB: {part}")
 
-        model = family.load(checkpoint.path, header, checkpoint.config, self.placement, report)
+        model = read_model(checkpoint.path, self.placement, checkpoint.config, report, self._families)
         took = time.monotonic() - started
-        log.info("loaded %s (%s) on %s in %.2f s", checkpoint.model_name, family.name, self.placement, took)
+        log.info("loaded %s (%s) on %s in %.2f s", checkpoint.model_name, model.family, self.placement, took)
         return model
+
+
+def read_model(
+    path: Path,
+    placement: Placement,
+    config: Path | None = None,
+    report: Callable[[str], None] = lambda part: None,
+    families: tuple[Family, ...] = FAMILIES,
+) -> Model:
+    """The model of a checkpoint, whatever its family. Raises ModelFileError with a sentence for people."""
+    header = read_header(path)
+    family = next((family for family in families if family.matches(header)), None)
+    if family is None:
+        known = ", ".join(family.name for family in families)
+        raise ModelFileError(
+            path, f"not a checkpoint of a known family ({known}); is it a LoRA, a VAE or an embedding?"
+        )
+    return family.load(path, header, config, placement, report)

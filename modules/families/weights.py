@@ -7,12 +7,13 @@ loaded model plus one tensor.
 import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from modules.library.header import Header, ModelFileError
+from modules.library.header import Header, ModelFileError, TensorInfo
 
 DTYPES = {
     "F64": torch.float64,
@@ -27,6 +28,16 @@ DTYPES = {
 INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Part of a stored tensor: of `parts` equal slices of its rows the one with the number `part`, perhaps turned."""
+
+    name: str
+    part: int = 0
+    parts: int = 1
+    turned: bool = False  # rows become columns
+
+
 class WeightFile:
     """An open, mapped .safetensors file. Use `opened`; tensors that were read stay valid after it is closed."""
 
@@ -36,26 +47,36 @@ class WeightFile:
     def __contains__(self, name: str) -> bool:
         return name in self.header.tensors
 
-    def read(self, name: str, dtype: torch.dtype, device: torch.device, channels_last: bool = False) -> Tensor:
+    def read(
+        self, wanted: str | Piece, dtype: torch.dtype, device: torch.device, channels_last: bool = False
+    ) -> Tensor:
         """A copy of the tensor in `dtype` on `device`. Raises ModelFileError if it is missing or holds no numbers."""
-        info = self.header.tensors.get(name)
+        piece = Piece(wanted) if isinstance(wanted, str) else wanted
+        info = self.header.tensors.get(piece.name)
         if info is None:
-            raise ModelFileError(self.path, f"the tensor {name!r} is missing; the file is incomplete")
+            raise ModelFileError(self.path, f"the tensor {piece.name!r} is missing; the file is incomplete")
         stored = DTYPES.get(info.dtype) or (INTEGERS.get(info.dtype) if not dtype.is_floating_point else None)
         if stored is None:
-            raise ModelFileError(self.path, f"the tensor {name!r} has dtype {info.dtype}, which is not a weight's")
-        start, end = info.start, info.end
-        if start == end:
-            return torch.empty(info.shape, dtype=dtype, device=device)
-        view = torch.frombuffer(self._mapping, dtype=torch.uint8, count=end - start, offset=start)
-        if start % stored.itemsize:  # headers of odd length leave the data unaligned
-            view = view.clone()
-        tensor = view.view(stored).view(info.shape)
-        layout = torch.channels_last if channels_last and len(info.shape) == 4 else torch.contiguous_format
-        copied = torch.empty(info.shape, dtype=dtype, device=device, memory_format=layout).copy_(tensor)
-        del tensor, view
-        self._forget(start, end)
+            raise ModelFileError(
+                self.path, f"the tensor {piece.name!r} has dtype {info.dtype}, which is not a weight's"
+            )
+        tensor = piece_of(self._stored(info, stored), piece, self.path)
+        layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
+        copied = torch.empty(tensor.shape, dtype=dtype, device=device, memory_format=layout).copy_(tensor)
+        if not copied.sum(dtype=torch.float32).isfinite() and not copied.isfinite().all():
+            raise ModelFileError(self.path, _not_finite(piece.name, tensor, dtype))
+        del tensor
+        self._forget(info.start, info.end)
         return copied
+
+    def _stored(self, info: TensorInfo, stored: torch.dtype) -> Tensor:
+        """The tensor where it lies in the file."""
+        if info.start == info.end:
+            return torch.empty(info.shape, dtype=stored)
+        view = torch.frombuffer(self._mapping, dtype=torch.uint8, count=info.end - info.start, offset=info.start)
+        if info.start % stored.itemsize:  # headers of odd length leave the data unaligned
+            view = view.clone()
+        return view.view(stored).view(info.shape)
 
     def _forget(self, start: int, end: int) -> None:
         if hasattr(mmap, "MADV_DONTNEED"):
@@ -63,6 +84,28 @@ class WeightFile:
             first, last = start // page * page, end // page * page
             if last > first:
                 self._mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def piece_of(tensor: Tensor, piece: Piece, path: Path) -> Tensor:
+    """The piece, as a view."""
+    if piece.parts > 1:
+        if tensor.ndim == 0 or tensor.shape[0] % piece.parts:
+            raise ModelFileError(
+                path, f"{piece.name} has the shape {tuple(tensor.shape)}, which can't be cut into {piece.parts}"
+            )
+        tensor = tensor.chunk(piece.parts)[piece.part]
+    return tensor.T if piece.turned else tensor
+
+
+def _not_finite(name: str, stored: Tensor, dtype: torch.dtype) -> str:
+    bad = int((~stored.float().isfinite()).sum())
+    if not bad:
+        kind = str(dtype).removeprefix("torch.")
+        return f"the tensor {name!r} holds values beyond the range of {kind}; start with --no-half"
+    return (
+        f"the tensor {name!r} holds {bad} values that are no numbers (NaN or infinity) among {stored.numel()}; "
+        "the file is damaged, or a merge went wrong: get another copy"
+    )
 
 
 @contextmanager
@@ -80,7 +123,7 @@ def opened(path: Path, header: Header) -> Iterator[WeightFile]:
 
 def fill(
     module: nn.Module,
-    names: Iterable[tuple[str, str]],
+    names: Iterable[tuple[str, str | Piece]],
     file: WeightFile,
     dtype: torch.dtype,
     device: torch.device,
@@ -96,8 +139,9 @@ def fill(
         if tensor.shape != shape and tensor.shape[: len(shape)] == shape and tensor.numel() == wanted[own].numel():
             tensor = tensor.reshape(shape)  # a 1×1 convolution in the file, a linear layer here
         if tensor.shape != shape:
+            called = theirs.name if isinstance(theirs, Piece) else theirs
             raise ModelFileError(
-                file.path, f"{theirs} has the shape {tuple(tensor.shape)}, but {tuple(shape)} was expected"
+                file.path, f"{called} has the shape {tuple(tensor.shape)}, but {tuple(shape)} was expected"
             )
         state[own] = tensor
     module.load_state_dict(state, strict=True, assign=True)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.checkpoints import networks, save_single_file
 from modules.families.family import Conditioning, TextOptions
-from modules.families.ldm import hints_from
+from modules.families.hints import hints_from
 from modules.families.sd1 import SD1, SD1Family
 from modules.library.header import ModelFileError, read_header
 from modules.runtime.device import Placement
@@ -113,12 +113,29 @@ def test_a_wrong_shape_is_named(saved: tuple[Path, Any, Any, Any], tmp_path: Pat
         load(tmp_path / "odd.safetensors")
 
 
-def test_inpainting_checkpoints_are_refused_with_a_sentence(saved: tuple[Path, Any, Any, Any], tmp_path: Path) -> None:
+def test_other_numbers_of_channels_are_refused(
+    saved: tuple[Path, Any, Any, Any], tmp_path: Path
+) -> None:
     tensors = load_file(saved[0])
-    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(32, 9, 3, 3)
-    save_file(tensors, tmp_path / "inpaint.safetensors", HEADS)
-    with pytest.raises(ModelFileError, match="9 channels"):
-        load(tmp_path / "inpaint.safetensors")
+    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(32, 7, 3, 3)
+    save_file(tensors, tmp_path / "odd.safetensors", HEADS)
+    with pytest.raises(ModelFileError, match="takes 7 channels"):
+        load(tmp_path / "odd.safetensors")
+
+
+def test_a_tensor_of_no_numbers_is_named(saved: tuple[Path, Any, Any, Any], tmp_path: Path) -> None:
+    tensors = load_file(saved[0])
+    name = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+    tensors[name].view(-1)[7] = float("nan")
+    save_file(tensors, tmp_path / "nan.safetensors", HEADS)
+    with pytest.raises(ModelFileError, match=rf"nan\.safetensors.*{name}.* 1 values that are no numbers"):
+        load(tmp_path / "nan.safetensors")
+    tensors[name].view(-1)[7] = 1e6
+    save_file(tensors, tmp_path / "large.safetensors", HEADS)
+    load(tmp_path / "large.safetensors")
+    half = Placement(torch.device("cpu"), torch.float16, torch.float32, torch.float32, False)
+    with pytest.raises(ModelFileError, match=r"beyond the range of float16; start with --no-half"):
+        load(tmp_path / "large.safetensors", half)
 
 
 def test_a_broken_yaml_is_named(saved: tuple[Path, Any, Any, Any], tmp_path: Path) -> None:

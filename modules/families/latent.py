@@ -1,0 +1,126 @@
+"""What the models of Stable Diffusion's line share once they are loaded: a UNet over latents, and a VAE. A family adds
+its text encoders."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from modules.diffusion.prediction import (
+    c_in,
+    scaled_linear_alphas_cumprod,
+    sigmas_from,
+    t_to_sigma,
+    v_to_eps,
+    zero_terminal_snr,
+)
+from modules.families.family import Conditioning, LatentFormat, Model, TextOptions
+from modules.families.hints import Hints, Prediction, marked
+from modules.families.unet import BESIDE
+from modules.families.vae import Vae
+from modules.library.header import Header
+from modules.runtime.device import Placement
+
+
+class Trained(NamedTuple):
+    """How a UNet was trained."""
+
+    prediction: Prediction
+    alphas_cumprod: Tensor  # (T,)
+
+
+class LatentModel:
+    """A loaded checkpoint (see family.Model)."""
+
+    family: str
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Vae,
+        text_encoders: Mapping[str, Any],
+        trained: Trained,
+        placement: Placement,
+    ):
+        self.unet, self.vae, self.placement = unet, vae, placement
+        self.prediction, self.alphas_cumprod = trained
+        self.latent: LatentFormat = vae.latent
+        self.device = placement.device
+        self.image_channels = unet.config.in_channels - vae.latent.channels
+        self._text_encoders = text_encoders
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        return {"unet": self.unet, "vae": self.vae.network, **self._text_encoders}
+
+    def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
+        raise NotImplementedError
+
+    def predict_eps(
+        self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None
+    ) -> Tensor:
+        predicted = self.predict(x, timestep, conditioning, beside)
+        if self.prediction == "epsilon":
+            return predicted
+        sigma = t_to_sigma(timestep.to(x.device), sigmas_from(self.alphas_cumprod.to(x.device)))
+        return v_to_eps(x, predicted, c_in(sigma).square().view(-1, 1, 1, 1))
+
+    def predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None) -> Tensor:
+        """Arguments as of `predict_eps`; what the network itself predicts: see `prediction`."""
+        dtype = self.placement.unet_dtype
+        if self.image_channels:
+            if beside is None:
+                raise ValueError(
+                    f"this is an {BESIDE[self.image_channels]} model: it needs a picture beside the latent"
+                )
+            x = torch.cat([x, beside.to(x)], dim=1)
+        x = x.to(dtype)
+        if self.placement.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        cross = conditioning.cross.to(dtype)
+        added = None if conditioning.vector is None else self._added(conditioning.vector)
+        predicted: Tensor = self.unet(x, timestep, cross, added_cond_kwargs=added, return_dict=False)[0]
+        return predicted.float()
+
+    def _added(self, vector: Tensor) -> Mapping[str, Tensor]:
+        """The vector of a conditioning as the UNet takes it."""
+        raise NotImplementedError
+
+    def encode_image(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        return self.vae.encode(pixels, noise)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents)
+
+    def glimpse(self, latents: Tensor) -> Tensor:
+        return self.vae.glimpse(latents)
+
+
+def trained_as(facts: Mapping[str, Any], header: Header, hints: Hints, prediction: Prediction = "epsilon") -> Trained:
+    """`facts`: of the family. `prediction`: what the UNet predicts, where neither the file nor the .yaml says so."""
+    alphas_cumprod = scaled_linear_alphas_cumprod(facts["timesteps"], facts["beta_start"], facts["beta_end"])
+    if marked(header, "ztsnr") or hints.zero_terminal_snr:
+        alphas_cumprod = zero_terminal_snr(alphas_cumprod)
+    return Trained(stated_prediction(header, hints) or prediction, alphas_cumprod)
+
+
+def stated_prediction(header: Header, hints: Hints) -> Prediction | None:
+    """What the file, or the .yaml beside it, says that its UNet predicts."""
+    return hints.prediction or ("v_prediction" if marked(header, "v_pred") else None)
+
+
+@contextmanager
+def noise_levels(model: Model, zero_snr: bool, downcast: bool) -> Iterator[None]:
+    """Within, the model's noise levels are as the settings want them: `downcast` rounds them to half precision,
+    `zero_snr` stretches them until the last one is pure noise."""
+    before = model.alphas_cumprod
+    if downcast:
+        model.alphas_cumprod = model.alphas_cumprod.half().float()
+    if zero_snr:
+        model.alphas_cumprod = zero_terminal_snr(model.alphas_cumprod)
+    try:
+        yield
+    finally:
+        model.alphas_cumprod = before

@@ -1,0 +1,48 @@
+"""The UNet of latent diffusion: built from a checkpoint's tensors, and asked for what it predicts."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from modules.families import ldm, weights
+from modules.families.family import LatentFormat
+from modules.families.hints import Hints, LayoutError
+from modules.families.weights import WeightFile
+from modules.runtime.device import Placement
+
+BESIDE = {0: "text-to-image", 4: "instruct-pix2pix", 5: "inpainting"}  # by the channels taken beside the latent's
+
+
+def load_unet(
+    file: WeightFile, base: Mapping[str, Any], hints: Hints, latent: LatentFormat, placement: Placement
+) -> UNet2DConditionModel:
+    """Raises LayoutError, ModelFileError."""
+    config = ldm.unet_config(file.header, base, hints)
+    check_channels(config["in_channels"], config["out_channels"], latent.channels)
+    with torch.device("meta"):  # shapes only: no memory, no random numbers
+        unet = UNet2DConditionModel.from_config(config)
+    names = ldm.unet_names(unet.state_dict(), config["layers_per_block"])
+    weights.fill(unet, names, file, placement.unet_dtype, placement.device, placement.channels_last)
+    for block in unet.up_blocks:
+        if block.upsamplers:
+            block.upsamplers[0].forward = partial(upsample, block.upsamplers[0].conv)
+    return unet
+
+
+def check_channels(taken: int, given: int, latent: int) -> None:
+    """Raises LayoutError for a UNet that is neither for text to image, nor inpainting, nor instruct-pix2pix."""
+    if taken - latent in BESIDE and given == latent:
+        return
+    known = ", ".join(f"{latent + more} ({name})" for more, name in BESIDE.items())
+    raise LayoutError(f"its UNet takes {taken} channels and gives {given}; known are {known}, and {latent} given")
+
+
+def upsample(conv: torch.nn.Conv2d, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    """(B, C, h, w) -> (B, C, 2h, 2w), cut to `output_size`: doubled, convolved, then cut, as in SD 1.x's own code;
+    diffusers cuts first, which gives another picture where the latent's size is odd."""
+    x = conv(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    return x if output_size is None else x[..., : output_size[0], : output_size[1]]
