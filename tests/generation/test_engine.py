@@ -104,7 +104,7 @@ def test_values_that_are_no_numbers_give_no_black_picture(
     tiny_model: Any, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = torch.full((1, 3, 64, 64), float("nan"))
-    monkeypatch.setattr(tiny_model.vae, "decode", lambda z, return_dict: (broken,))
+    monkeypatch.setattr(tiny_model.components["vae"], "decode", lambda z, return_dict: (broken,))
     with pytest.raises(NotFinite, match="tiny gave values that are not numbers"):
         run(request(), tiny_model, checkpoint)
 
