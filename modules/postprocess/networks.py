@@ -1,5 +1,6 @@
 """Upscaling networks: read from their files, and run over a picture tile by tile."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from modules.imaging.tiles import tiling
-from modules.library.header import ModelFileError, read_header
-from modules.library.upscalers import SUPPORTED, architecture, shapes
+from modules.library.header import ModelFileError, open_regular, read_header
+from modules.library.upscalers import SUPPORTED, architecture
 from modules.postprocess import compact, rrdb
 from modules.runtime.pickles import PickleError, load_pickle
 
@@ -75,15 +76,16 @@ def load_network(path: Path, device: torch.device) -> Network:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         start = file.read(16)
-    if start[:4] != b"PK\x03\x04" and start[:1] != b"\x80":
-        shapes(read_header(path))  # refuses what is no sound file
-        return dict(load_file(path))
-    try:
-        content = load_pickle(path)
-    except PickleError as error:
-        raise ModelFileError(path, str(error)) from None
+        if start[:4] != b"PK\x03\x04" and start[:1] != b"\x80":
+            read_header(path)  # refuses what is no sound file
+            return dict(load_file(path))
+        file.seek(0)
+        try:
+            content = load_pickle(file)
+        except PickleError as error:
+            raise ModelFileError(path, str(error)) from None
     if not isinstance(content, Mapping):
         raise ModelFileError(path, "it holds no weights by name; is it an upscaler?")
     return content

@@ -113,9 +113,7 @@ def test_a_wrong_shape_is_named(saved: tuple[Path, Any, Any, Any], tmp_path: Pat
         load(tmp_path / "odd.safetensors")
 
 
-def test_other_numbers_of_channels_are_refused(
-    saved: tuple[Path, Any, Any, Any], tmp_path: Path
-) -> None:
+def test_other_numbers_of_channels_are_refused(saved: tuple[Path, Any, Any, Any], tmp_path: Path) -> None:
     tensors = load_file(saved[0])
     tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(32, 7, 3, 3)
     save_file(tensors, tmp_path / "odd.safetensors", HEADS)

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.runtime.pickles import PickleError, load_pickle
+from modules.runtime import pickles
+from modules.runtime.pickles import PickleError
+
+
+def load_pickle(path: Path):
+    with path.open("rb") as file:
+        return pickles.load_pickle(file)
 
 
 class Harmful:
@@ -43,5 +49,5 @@ def test_what_is_damaged_is_said(tmp_path: Path):
     whole = path.read_bytes()
     for broken in (whole[:-50], whole[:100], b"", b"\x80", b"PK\x03\x04"):
         path.write_bytes(broken)
-        with pytest.raises(PickleError, match="damaged|contains"):
+        with pytest.raises(PickleError, match="damaged|contains|no file of PyTorch"):
             load_pickle(path)
