@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from tools.starter.artwork import Concept, Drawing
-from tools.starter.captions import caption, without_shared_tags
+from tools.starter.captions import caption, with_telling_tags
 from tools.starter.latents import LIFT_FROM, composite, load_latents, whiten
 from tools.starter.networks import SCALE, TextSizes, UNetSizes, VaeSizes, make_text_encoder, make_unet, make_vae
 from tools.starter.runstate import Plan, generators, load_state, save_state
@@ -145,4 +145,4 @@ def test_captions_name_the_thing_the_style_and_the_background() -> None:
 
 def test_keywords_of_many_concepts_are_dropped() -> None:
     drawings = [Drawing("noto", concept(f"fruit {k}", "food", f"only {k}")) for k in range(5)]
-    assert [drawing.concept.tags for drawing in without_shared_tags(drawings)] == [(f"only {k}",) for k in range(5)]
+    assert [drawing.concept.tags for drawing in with_telling_tags(drawings)] == [(f"only {k}",) for k in range(5)]

@@ -47,16 +47,12 @@ def make_artwork(run: Path, styles: list[str], chosen: str) -> None:
     """`chosen`: "listed" for the names in concepts.txt, "all" for everything that is not left out."""
     concepts = load_concepts(run)
     if chosen == "listed":
-        names = set(CONCEPTS_FILE.read_text("utf-8").split("\n")) - {""}
-        unknown = names - {concept.name for concept in concepts}
-        if unknown:
-            raise ValueError(f"concepts.txt has names that {EMOJIBASE.name} does not know: {sorted(unknown)}")
-        concepts = [concept for concept in concepts if concept.name in names]
+        concepts = listed_concepts(concepts)
     drawings: list[Drawing] = []
     pictures: list[NDArray[np.uint8]] = []
     for style in styles:
         before = len(drawings)
-        for concept, picture in _draw(run, style, concepts):
+        for concept, picture in draw(run, style, concepts):
             drawings.append(Drawing(style, concept))
             pictures.append(picture)
         log.info("%s: %d pictures", style, len(drawings) - before)
@@ -64,6 +60,15 @@ def make_artwork(run: Path, styles: list[str], chosen: str) -> None:
     lines = [json.dumps(asdict(drawing), ensure_ascii=False) for drawing in drawings]
     (run / "artwork.jsonl").write_text("\n".join(lines), "utf-8")
     log.info("%d pictures of %d concepts", len(drawings), len({drawing.concept.key for drawing in drawings}))
+
+
+def listed_concepts(concepts: list[Concept]) -> list[Concept]:
+    """Those that concepts.txt names."""
+    names = set(CONCEPTS_FILE.read_text("utf-8").split("\n")) - {""}
+    unknown = names - {concept.name for concept in concepts}
+    if unknown:
+        raise ValueError(f"concepts.txt has names that {EMOJIBASE.name} does not know: {sorted(unknown)}")
+    return [concept for concept in concepts if concept.name in names]
 
 
 def load_artwork(run: Path) -> tuple[NDArray[np.uint8], list[Drawing]]:
@@ -104,24 +109,27 @@ def load_concepts(run: Path) -> list[Concept]:
     return concepts
 
 
-def _draw(run: Path, style: str, concepts: list[Concept]) -> Iterator[tuple[Concept, NDArray[np.uint8]]]:
+def draw(
+    run: Path, style: str, concepts: list[Concept], size: int = SIZE
+) -> Iterator[tuple[Concept, NDArray[np.uint8]]]:
+    """RGBA pictures (size, size, 4) of those concepts that the style has."""
     folder = fetch(STYLES[style].package, run)
     if (folder / "icons.json").exists():
-        return _draw_svgs(folder, concepts, _slugs(run, concepts))
-    return _draw_files(folder / "assets", concepts)
+        return _draw_svgs(folder, concepts, _slugs(run, concepts), size)
+    return _draw_files(folder / "assets", concepts, size)
 
 
-def _draw_files(folder: Path, concepts: list[Concept]) -> Iterator[tuple[Concept, NDArray[np.uint8]]]:
+def _draw_files(folder: Path, concepts: list[Concept], size: int) -> Iterator[tuple[Concept, NDArray[np.uint8]]]:
     files = {_key(file.stem): file for file in folder.iterdir()}
     for concept in concepts:
         file = files.get("-".join(point.zfill(4) for point in concept.key.split("-")))
         if file:
-            image = Image.open(file).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+            image = Image.open(file).convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)
             yield concept, np.asarray(image)
 
 
 def _draw_svgs(
-    folder: Path, concepts: list[Concept], slugs: dict[str, list[str]]
+    folder: Path, concepts: list[Concept], slugs: dict[str, list[str]], size: int
 ) -> Iterator[tuple[Concept, NDArray[np.uint8]]]:
     import resvg_py  # only this stage needs it
 
@@ -143,9 +151,9 @@ def _draw_svgs(
         box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
         xmlns = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         svg = f'<svg {xmlns} viewBox="{box}">{icon["body"]}</svg>'
-        image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE))))
-        square = Image.new("RGBA", (SIZE, SIZE))
-        square.paste(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
+        image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))))
+        square = Image.new("RGBA", (size, size))
+        square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
         picture = np.asarray(square)
         if picture[..., 3].any():
             yield concept, picture

@@ -1,7 +1,8 @@
 """Stage latents: the pictures as the UNet sees them, computed once.
 
 `latents/z.npy` holds (N, 4, 16, 16) fp16, scaled to about unit deviation; `latents/index.json` which drawing on which
-background each is; `latents/vae` the VAE with that scaling folded in.
+background each is; `latents/vae` the VAE with that scaling folded in. `latents/z-24.npy` and `z-32.npy` are larger
+pictures (192 and 256 pixels) in the default style on white, so that the UNet draws one big apple there, not four.
 """
 
 import json
@@ -16,25 +17,32 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tools.starter.artwork import Drawing, load_artwork
-from tools.starter.captions import BACKGROUNDS, WHITE, without_shared_tags
+from tools.starter.artwork import SIZE, Drawing, draw, load_artwork
+from tools.starter.captions import BACKGROUNDS, DEFAULT_STYLE, WHITE, with_telling_tags
 from tools.starter.networks import SCALE
 
 log = logging.getLogger(__name__)
 
 BATCH = 16
+CELLS = SIZE // 8  # of a latent, each way
+LARGER = (24, 32)  # cells
 LIFT_FROM = 0.45  # of the largest deviation, 0-1
 
 
 @dataclass(frozen=True)
 class Latents:
-    z: Tensor  # (N, 4, 16, 16) fp32, as the UNet sees them
+    z: Tensor  # (N, 4, cells, cells) fp32, as the UNet sees them
     drawings: list[Drawing]  # of each latent
     backgrounds: list[str]
 
 
-def make_latents(run: Path, vae_folder: Path, coloured: int, seed: int, device: torch.device) -> None:
-    """Each drawing on white, and on `coloured` other backgrounds."""
+def make_latents(
+    run: Path, vae_folder: Path, coloured: int, seed: int, device: torch.device, whitened: bool = False
+) -> None:
+    """Each drawing on white, and on `coloured` other backgrounds.
+
+    `whitened`: the VAE is an exported one, whose latents a UNet knows already, so they stay as they are.
+    """
     artwork, drawings = load_artwork(run)
     rng = np.random.default_rng(seed)
     vae = AutoencoderKL.from_pretrained(vae_folder).to(device).eval()
@@ -44,8 +52,8 @@ def make_latents(run: Path, vae_folder: Path, coloured: int, seed: int, device: 
         for number in range(len(drawings))
         for background in [WHITE, *(str(name) for name in rng.choice(others, coloured, replace=False))]
     ]
-    z, variance = _encode(vae, artwork, index)
-    z = whiten(vae, z, variance) * SCALE
+    z, variance = encode(vae, artwork, index)
+    z = (z if whitened else whiten(vae, z, variance)) * SCALE
     log.info("%d latents, deviation %s", len(z), z.std((0, 2, 3)).tolist())
     folder = run / "latents"
     folder.mkdir(exist_ok=True)
@@ -54,15 +62,40 @@ def make_latents(run: Path, vae_folder: Path, coloured: int, seed: int, device: 
     (folder / "index.json").write_text(json.dumps(index))
 
 
-def load_latents(run: Path) -> Latents:
+def make_larger_latents(run: Path, device: torch.device) -> None:
+    """The default style's drawings on white, drawn larger. Needs what `make_latents` left."""
     _, drawings = load_artwork(run)
-    drawings = without_shared_tags(drawings)
-    index = json.loads((run / "latents" / "index.json").read_text())
+    numbers = {d.concept.key: number for number, d in enumerate(drawings) if d.style == DEFAULT_STYLE}
+    concepts = [drawings[number].concept for number in numbers.values()]
+    vae = AutoencoderKL.from_pretrained(run / "latents" / "vae").to(device).eval()
+    for cells in LARGER:
+        drawn = list(draw(run, DEFAULT_STYLE, concepts, 8 * cells))
+        pictures = np.stack([picture for _, picture in drawn])
+        z, _ = encode(vae, pictures, [(k, WHITE) for k in range(len(drawn))])
+        np.save(_file(run, cells), (z * SCALE).half().numpy())
+        index = [(numbers[concept.key], WHITE) for concept, _ in drawn]
+        _file(run, cells).with_suffix(".json").write_text(json.dumps(index))
+        log.info("%d latents of %d x %d", len(drawn), cells, cells)
+
+
+def load_latents(run: Path, cells: int = CELLS) -> Latents:
+    _, drawings = load_artwork(run)
+    drawings = with_telling_tags(drawings)
+    file = _file(run, cells)
+    index = json.loads((file.parent / "index.json" if cells == CELLS else file.with_suffix(".json")).read_text())
     return Latents(
-        z=torch.from_numpy(np.load(run / "latents" / "z.npy")).float(),
+        z=torch.from_numpy(np.load(file)).float(),
         drawings=[drawings[number] for number, _ in index],
         backgrounds=[background for _, background in index],
     )
+
+
+def larger_exist(run: Path) -> bool:
+    return all(_file(run, cells).exists() for cells in LARGER)
+
+
+def _file(run: Path, cells: int) -> Path:
+    return run / "latents" / ("z.npy" if cells == CELLS else f"z-{cells}.npy")
 
 
 @torch.no_grad()
@@ -102,8 +135,8 @@ def composite(picture: NDArray[np.uint8], background: str) -> NDArray[np.float32
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, artwork: NDArray[np.uint8], index: Sequence[tuple[int, str]]) -> tuple[Tensor, Tensor]:
-    """(N, 4, 16, 16), the most likely latents, and (4,), their mean variance; unscaled, on the CPU."""
+def encode(vae: AutoencoderKL, artwork: NDArray[np.uint8], index: Sequence[tuple[int, str]]) -> tuple[Tensor, Tensor]:
+    """(N, 4, cells, cells), the most likely latents, and (4,), their mean variance; unscaled, on the CPU."""
     means, variance = [], torch.zeros(4)
     for start in range(0, len(index), BATCH):
         pictures = [composite(artwork[number], background) for number, background in index[start : start + BATCH]]

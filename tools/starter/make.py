@@ -2,9 +2,9 @@
 
 python tools/starter/make.py [STAGE ...] [options]
 
-Stages, in order: data, vae, text, latents, unet, polish, export, sheet. Without a stage: all of them. Each leaves its
-results in the run folder, so that a stage can be made again alone; a training stage that was killed goes on where it
-last saved, and one that is done goes on when it gets more minutes.
+Stages, in order: data, vae, text, chinese, latents, unet, polish, export, lora, inversion, sheet. Without a stage: all.
+Each leaves its results in the run folder, so that a stage can be made again alone; a training stage that was killed
+goes on where it last saved, and one that is done goes on when it gets more minutes.
 """
 
 import argparse
@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # Before torch is imported: waiting threads must sleep, freed memory stay with the process (17 x less system time).
 ALLOCATOR = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
-STAGES = ("data", "vae", "text", "latents", "unet", "polish", "export", "sheet")
+STAGES = ("data", "vae", "text", "chinese", "latents", "unet", "polish", "export", "lora", "inversion", "sheet")
 
 
 def main() -> None:
@@ -44,8 +44,11 @@ def parse() -> argparse.Namespace:
     option("--coloured", type=int, default=2, help="pictures on a coloured background for each on white")
     option("--vae-minutes", type=float, default=60)
     option("--text-minutes", type=float, default=4)
+    option("--chinese-minutes", type=float, default=8)
     option("--unet-minutes", type=float, default=120)
     option("--polish-minutes", type=float, default=20)
+    option("--lora-minutes", type=float, default=6)
+    option("--inversion-minutes", type=float, default=4)
     option("--batch", type=int, default=16, help="of the UNet's training")
     option("--rate", type=float, default=1e-3, help="learning rate of the UNet")
     option("--seed", type=int, default=0)
@@ -79,7 +82,8 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(automatic if options.device == "auto" else options.device)
     run, seed, warm = options.run, options.seed, options.warm
-    if warm and warm.is_file():
+    exported = bool(warm and warm.is_file())
+    if exported:
         from tools.starter.export import load_exported
 
         checkpoint, warm = warm, run / "warm"
@@ -107,10 +111,20 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
             if not warm:
                 plan = Plan(options.text_minutes, rate=1e-3, warm_up=30, tail=1.0)
                 train_text(run, TextSizes(), plan, seed, device)
-        case "latents":
-            from tools.starter.latents import make_latents
+        case "chinese":
+            from transformers import CLIPTextModel
 
-            make_latents(run, warm / "vae" if warm else run / "vae", options.coloured, seed, device)
+            from tools.starter.chinese import teach_chinese
+            from tools.starter.runstate import Plan
+
+            text = CLIPTextModel.from_pretrained(warm / "text_encoder" if warm else run / "text")
+            plan = Plan(options.chinese_minutes, rate=1e-3, tail=0.5)
+            teach_chinese(run, options.styles.split(","), text, plan, seed, device)
+        case "latents":
+            from tools.starter.latents import make_larger_latents, make_latents
+
+            make_latents(run, warm / "vae" if warm else run / "vae", options.coloured, seed, device, exported)
+            make_larger_latents(run, device)
         case "unet":
             from transformers import CLIPTextModel
 
@@ -118,7 +132,7 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
             from tools.starter.runstate import Plan
             from tools.starter.unet import UNetTraining, train_unet
 
-            text = CLIPTextModel.from_pretrained(warm / "text_encoder" if warm else run / "text")
+            text = CLIPTextModel.from_pretrained(run / "chinese")
             torch.manual_seed(seed)
             unet = load_unet(warm / "unet") if warm else make_unet(UNetSizes(), text.config.hidden_size)
             plan = Plan(options.unet_minutes, options.rate, tail=0.25)
@@ -134,6 +148,20 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
             from tools.starter.export import export
 
             export(run, options.models)
+        case "lora":
+            from tools.starter.extras import make_lora
+            from tools.starter.runstate import Plan
+
+            plan = Plan(options.lora_minutes, rate=2e-3, warm_up=20, tail=0.6)
+            checkpoint = options.models / "starter.safetensors"
+            make_lora(run, checkpoint, options.models.parent / "Lora", plan, seed, device)
+        case "inversion":
+            from tools.starter.extras import make_inversion
+            from tools.starter.runstate import Plan
+
+            plan = Plan(options.inversion_minutes, rate=5e-3, warm_up=20, tail=0.6)
+            checkpoint = options.models / "starter.safetensors"
+            make_inversion(run, checkpoint, options.models.parent / "embeddings", plan, seed, device)
         case "sheet":
             from tools.starter.evaluate import chosen_prompts, report
 

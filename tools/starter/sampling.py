@@ -3,7 +3,7 @@
 The product has better samplers; this one shows how training goes and is the reference for the export.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,15 +61,17 @@ def sample_latents(
     steps: int = 20,
     cfg_scale: float = 5.0,
     seed: int = 0,
+    encode: Callable[[Sequence[str]], Tensor] | None = None,
 ) -> Tensor:
     """(B, 4, 16, 16), as the UNet sees them: equation 12 of Song et al. (2021), "DDIM", with eta = 0.
 
-    Noise of the k-th picture is that of seed + k.
+    Noise of the k-th picture is that of seed + k. `encode`: another way from prompts to contexts.
     """
     device = unet.device
     noise = [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed + k)) for k in range(len(prompts))]
     x = torch.stack(noise).to(device)
-    context = encode_prompts(text, tokenizer, ["" for _ in prompts] + list(prompts))
+    asked = ["" for _ in prompts] + list(prompts)
+    context = encode(asked) if encode else encode_prompts(text, tokenizer, asked)
     alphas_bar = scaled_linear_alphas_bar().to(device)
     timesteps = np.arange(steps)[::-1] * (1000 // steps) + 1  # "leading" with offset 1, as SD1's own config has it
     for t in timesteps:

@@ -29,10 +29,11 @@ class Package:
 
 @dataclass(frozen=True)
 class Style:
-    """One way of drawing. `words` are what a caption says for it."""
+    """One way of drawing. `words` are what a caption says for it, in English and in Chinese."""
 
     package: Package
     words: tuple[str, ...]
+    words_zh: tuple[str, ...]
 
 
 def _iconify(name: str, version: str, licence: str, authors: str, what: str) -> Package:
@@ -40,25 +41,34 @@ def _iconify(name: str, version: str, licence: str, authors: str, what: str) -> 
 
 
 STYLES: dict[str, Style] = {
-    "noto": Style(_iconify("noto", "1.2.9", "Apache-2.0", "Google Inc.", "Noto Emoji"), ("noto style",)),
+    "noto": Style(_iconify("noto", "1.2.9", "Apache-2.0", "Google Inc.", "Noto Emoji"), ("noto style",), ("诺托风格",)),
     "3d": Style(
         Package("@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "Microsoft Corporation", "Fluent Emoji 3D"),
         ("3d style", "3d render"),
+        ("3D风格", "立体风格"),
     ),
-    "blob": Style(_iconify("noto-v1", "1.2.5", "Apache-2.0", "Google Inc.", "Noto Emoji v1"), ("blob style",)),
+    "blob": Style(
+        _iconify("noto-v1", "1.2.5", "Apache-2.0", "Google Inc.", "Noto Emoji v1"), ("blob style",), ("软糖风格",)
+    ),
     "fluent": Style(
-        _iconify("fluent-emoji", "1.2.7", "MIT", "Microsoft Corporation", "Fluent Emoji"), ("fluent style", "glossy")
+        _iconify("fluent-emoji", "1.2.7", "MIT", "Microsoft Corporation", "Fluent Emoji"),
+        ("fluent style", "glossy"),
+        ("光泽风格",),
     ),
     "flat": Style(
         _iconify("fluent-emoji-flat", "1.2.6", "MIT", "Microsoft Corporation", "Fluent Emoji Flat"),
         ("flat style", "flat design"),
+        ("扁平风格",),
     ),
     "twemoji": Style(
         _iconify("twemoji", "1.2.5", "CC-BY-4.0", "Twitter, Inc. and other contributors", "Twemoji"),
         ("twemoji style", "simple vector"),
+        ("矢量风格",),
     ),
-    "emojione": Style(_iconify("emojione", "1.2.3", "CC-BY-4.0", "JoyPixels Inc.", "EmojiOne v2"), ("emojione style",)),
-    "fx": Style(_iconify("fxemoji", "1.2.2", "Apache-2.0", "Mozilla", "FxEmojis"), ("fx style",)),
+    "emojione": Style(
+        _iconify("emojione", "1.2.3", "CC-BY-4.0", "JoyPixels Inc.", "EmojiOne v2"), ("emojione style",), ("卡通风格",)
+    ),
+    "fx": Style(_iconify("fxemoji", "1.2.2", "Apache-2.0", "Mozilla", "FxEmojis"), ("fx style",), ("火狐风格",)),
 }
 EMOJIBASE = Package("emojibase-data", "17.0.0", "MIT", "Miles Johnson", "names, groups and keywords")
 EMOJILIB = Package("emojilib", "4.0.3", "MIT", "Mu-An Chiou", "keywords")

@@ -24,7 +24,7 @@ from modules.training.objective import (
     training_loss,
 )
 from tools.starter.captions import DEFAULT_STYLE, WHITE, caption
-from tools.starter.latents import Latents, load_latents
+from tools.starter.latents import CELLS, LARGER, Latents, larger_exist, load_latents
 from tools.starter.networks import use_fast_attention
 from tools.starter.runstate import Plan, generators, load_state, save_state
 from tools.starter.sampling import PROMPTS, encode_prompts, save_sheet
@@ -41,6 +41,8 @@ class UNetTraining:
     text_rate: float = 0.4  # learning rate of the text encoder, of the UNet's
     snr_gamma: float = 1.0  # low: with few, flat pictures the noisier half, where shapes form, is the hard one
     dropout: float = 0.1  # part of the captions replaced by "", 0-1: classifier-free guidance
+    chinese: float = 0.12  # part of the captions in Chinese, 0-1
+    larger: float = 0.1  # part of the steps on larger pictures, if the stage latents has made any, 0-1
     default_style: float = 0.8  # part of the samples in the style that needs no word, 0-1
     coloured: float = 0.1  # weight of a picture on a coloured background against one on white
     save_every_s: float = 180
@@ -82,9 +84,9 @@ def train_unet(
             group["full_rate"] = fresh["full_rate"]  # a resumed run may go on at another rate
         log.info("going on at step %d, %.1f minutes", step, elapsed_s / 60)
 
-    latents = load_latents(run)
-    z = latents.z.to(device)
-    choose = np.cumsum(sample_weights(latents, training))
+    sizes = (CELLS, *LARGER) if larger_exist(run) else (CELLS,)
+    latents = {cells: load_latents(run, cells) for cells in sizes}
+    choose = {cells: np.cumsum(sample_weights(latents[cells], training)) for cells in sizes}
     tokenizer = load_tokenizer(run)
     alphas_bar = scaled_linear_alphas_bar().to(device)
 
@@ -100,11 +102,14 @@ def train_unet(
     now = time.monotonic()
     while not training.plan.done(elapsed_s):
         rng, generator = generators(training.seed, step)
-        picked = np.searchsorted(choose, rng.random(training.batch_size)).clip(max=len(choose) - 1)
-        said = [caption(latents.drawings[i], latents.backgrounds[i], rng) for i in picked]
+        cells = int(rng.choice(sizes[1:])) if len(sizes) > 1 and rng.random() < training.larger else CELLS
+        count = max(1, training.batch_size * CELLS**2 // cells**2)
+        known = latents[cells]
+        picked = np.searchsorted(choose[cells], rng.random(count)).clip(max=len(known.z) - 1)
+        said = [caption(known.drawings[i], known.backgrounds[i], rng, training.chinese) for i in picked]
         said = drop_captions(said, training.dropout, generator)
-        x0 = z[torch.from_numpy(picked).to(device)]  # (B, 4, 16, 16)
-        t = stratified_timesteps(training.batch_size, generator).to(device)
+        x0 = known.z[torch.from_numpy(picked)].to(device)  # (B, 4, cells, cells)
+        t = stratified_timesteps(count, generator).to(device)
         epsilon = torch.randn(x0.shape, generator=generator).to(device)
 
         for group in optimizer.param_groups:
@@ -124,7 +129,7 @@ def train_unet(
         unet_mean.update(unet)
         text_mean.update(text)
 
-        step, samples = step + 1, samples + training.batch_size
+        step, samples = step + 1, samples + count
         now, before = time.monotonic(), now
         elapsed_s += now - before
         recent.append((loss.weighted.item(), loss.mse.mean().item()))
