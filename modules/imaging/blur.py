@@ -13,9 +13,9 @@ FRACTION = 256  # kernels are whole 256ths
 def blur_mask(mask: Bytes, sigma_x: float, sigma_y: float) -> Bytes:
     """(H, W) -> (H, W), with the kernel sizes of A1111's mask blur: 2.5 sigma to each side. 0: no blur."""
     if sigma_x > 0:
-        mask = _along_columns(mask.T, kernel(2 * int(2.5 * sigma_x + 0.5) + 1, sigma_x)).T
+        mask = _along_rows(mask, kernel(2 * int(2.5 * sigma_x + 0.5) + 1, sigma_x))
     if sigma_y > 0:
-        mask = _along_columns(mask, kernel(2 * int(2.5 * sigma_y + 0.5) + 1, sigma_y))
+        mask = _along_rows(mask.T, kernel(2 * int(2.5 * sigma_y + 0.5) + 1, sigma_y)).T
     return np.ascontiguousarray(mask)
 
 
@@ -34,11 +34,17 @@ def kernel(size: int, sigma: float) -> tuple[int, ...]:
     return (*side, FRACTION - 2 * sum(side), *reversed(side))
 
 
-def _along_columns(mask: Bytes, weights: tuple[int, ...]) -> Bytes:
-    reach, height = len(weights) // 2, len(mask)
-    padded = np.pad(mask, ((reach, reach), (0, 0)), mode="reflect").astype(np.int32)
-    total = np.full(mask.shape, FRACTION // 2, dtype=np.int32)
-    for shift, weight in enumerate(weights):
-        if weight:
-            total += padded[shift : shift + height] * weight
-    return (total >> 8).astype(np.uint8)
+def _along_rows(mask: Bytes, weights: tuple[int, ...]) -> Bytes:
+    """Block by block as a product with a band matrix: whole numbers below 2^24, so float32 is exact."""
+    reach, width = len(weights) // 2, mask.shape[1]
+    padded = np.pad(mask, ((0, 0), (reach, reach)), mode="reflect").astype(np.float32)
+    block = max(64, reach)
+    band = np.zeros((block + 2 * reach, block), dtype=np.float32)
+    for column in range(block):
+        band[column : column + len(weights), column] = weights
+    blurred = np.empty_like(mask)
+    for start in range(0, width, block):
+        count = min(block, width - start)
+        total = padded[:, start : start + count + 2 * reach] @ band[: count + 2 * reach, :count]
+        blurred[:, start : start + count] = (total.astype(np.int32) + FRACTION // 2) // FRACTION
+    return blurred

@@ -1,6 +1,7 @@
 """Colour correction of img2img: the init picture's colours with the new picture's brightness. L*a*b* in the 8-bit
 fixed-point arithmetic of OpenCV (modules/imgproc/src/color_lab.cpp, Apache 2.0), so it comes out as A1111's."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -21,16 +22,26 @@ FROM_XYZ = np.array([[3.240479, -1.53715, -0.498535], [-0.969256, 1.875991, 0.04
 def corrected(image: Image.Image, target: Image.Image) -> Image.Image:
     """`image` in the colours of `target` (of any size), its brightness kept: the setting img2img_color_correction."""
     pixels = np.asarray(image.convert("RGB"))
-    matched = to_rgb(match_histograms(to_lab(pixels), to_lab(np.asarray(target.convert("RGB")))))
-    return Image.fromarray(with_luminosity(matched, pixels))
+    matched = match_histograms(to_lab(pixels), to_lab(np.asarray(target.convert("RGB"))))
+    for rows in _bands(matched):
+        matched[rows] = with_luminosity(to_rgb(matched[rows]), pixels[rows])
+    return Image.fromarray(matched)
 
 
 def to_lab(rgb: Bytes) -> Bytes:
     """(H, W, 3): L* 0–100 as 0–255, a* and b* plus 128."""
     linear, f = _to_lab_tables()
-    x, y, z = np.moveaxis(
-        f[_shifted(linear[rgb] @ np.rint(TO_XYZ / WHITE[:, None] * ONE).astype(np.int64).T, 12)], 2, 0
-    )
+    matrix = np.rint(TO_XYZ / WHITE[:, None] * ONE).T
+    lab = np.empty_like(rgb)
+    for rows in _bands(rgb):
+        xyz = (linear[rgb[rows]].astype(np.float64) @ matrix).astype(np.int64)  # whole numbers: exact
+        lab[rows] = _lab(f[_shifted(xyz, 12)])
+    return lab
+
+
+def _lab(f: Ints) -> Bytes:
+    """(H, W, 3), of X, Y and Z."""
+    x, y, z = np.moveaxis(f, 2, 0)
     lightness = (116 * 255 + 50) // 100 * y - (16 * 255 * UNIT + 50) // 100
     lab = np.stack([lightness, 500 * (x - y) + 128 * UNIT, 200 * (y - z) + 128 * UNIT], axis=-1)
     return _shifted(lab, 15).clip(0, 255).astype(np.uint8)
@@ -42,7 +53,8 @@ def to_rgb(lab: Bytes) -> Bytes:
     f = f_of[lightness]
     x = _cubed(f + (((5 * a * 53687 + (1 << 7)) >> 13) - 128 * BASE // 500))
     z = _cubed(f - (((b * 41943 + (1 << 4)) >> 9) - 128 * BASE // 200 + 1))
-    linear = np.stack([x, y_of[lightness], z], axis=-1) @ np.rint(FROM_XYZ * WHITE * ONE).astype(np.int64).T
+    matrix = np.rint(FROM_XYZ * WHITE * ONE).T
+    linear = (np.stack([x, y_of[lightness], z], axis=-1).astype(np.float64) @ matrix).astype(np.int64)
     return np.asarray(gamma[_shifted(linear, 14).clip(0, ONE - 1)])
 
 
@@ -68,6 +80,12 @@ def with_luminosity(colours: Bytes, brightness: Bytes) -> Bytes:
         rgb = np.where(low < 0, grey + (rgb - grey) * grey / (grey - low), rgb)
         rgb = np.where(high > 1, grey + (rgb - grey) * (1 - grey) / (high - grey), rgb)
     return np.rint(np.nan_to_num(rgb * 255)).clip(0, 255).astype(np.uint8)
+
+
+def _bands(pixels: Bytes) -> Iterator[slice]:
+    """Rows of about a quarter of a million pixels at a time: the numbers between take far more memory than bytes."""
+    step = max(1, 2**18 // pixels.shape[1])
+    return (slice(start, start + step) for start in range(0, len(pixels), step))
 
 
 def _luminosity(rgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
