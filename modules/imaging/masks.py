@@ -52,11 +52,6 @@ def fit_mask(mask: Image.Image, picture: Size) -> tuple[Image.Image, str | None]
     return mask.resize(picture, Image.Resampling.LANCZOS), f"{sizes}: the mask was resized"
 
 
-def is_blank(mask: Image.Image) -> bool:
-    """Whether nothing is to be painted."""
-    return mask.getbbox() is None
-
-
 def strengthened(mask: Image.Image) -> Image.Image:
     """Twice as white: what the overlay of a whole picture takes, so that a blurred rim shows mostly new pixels."""
     return mask.convert("L").point([min(2 * value, 255) for value in range(256)])

@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modules.imaging.blur import blur_mask, kernel
@@ -19,11 +19,13 @@ def test_no_blur_is_none_and_one_pixel_stays():
 
 
 @given(st.floats(0.01, 100))
+@settings(deadline=None)
 def test_weights_are_symmetric_and_whole(sigma):
     weights = kernel(2 * int(2.5 * sigma + 0.5) + 1, sigma)
     assert sum(weights) == 256 and weights == weights[::-1]
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 255), st.floats(0, 40), st.floats(0, 40))
+@settings(deadline=None)
 def test_an_even_mask_stays_even(width, height, value, x, y):
     assert (blur_mask(np.full((height, width), value, np.uint8), x, y) == value).all()

@@ -58,7 +58,7 @@ def test_the_region_of_a_mask():
     assert masks.crop_region(mask) == (30, 40, 50, 60)
     assert masks.crop_region(mask, 16) == (14, 24, 66, 76)
     assert masks.crop_region(mask, 10**6) == (0, 0, 128, 192)
-    assert masks.crop_region(Image.new("L", (8, 8))) is None and masks.is_blank(Image.new("L", (8, 8)))
+    assert masks.crop_region(Image.new("L", (8, 8))) is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_region_in_the_proportions_that_are_painted(region, wanted, image, e
 
 
 @given(st.data())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_a_region_stays_in_its_picture_and_keeps_the_mask(data):
     width, height = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
     left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
