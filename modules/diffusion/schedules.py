@@ -52,7 +52,10 @@ def sigmas_for(
     discard_next_to_last: bool = False,
     sdxl: bool = False,
 ) -> Tensor:
-    """(steps + 1,) float32. `sigmas` (T,): the model's own; `sigma_min`, `sigma_max`, `rho`: 0 leaves the default."""
+    """(steps + 1,) float32. `sigmas` (T,): the model's own; `sigma_min`, `sigma_max`, `rho`: 0 leaves the default.
+
+    Only levels that fall are in it, so there may be fewer. Raises ValueError when the ends are the wrong way
+    round, or too far apart for rho."""
     label = resolve(sampler, schedule)
     default_rho = next(info.default_rho for info in SCHEDULE_INFOS if info.label == label)
     levels = Levels(
@@ -64,10 +67,21 @@ def sigmas_for(
         beta_dist_beta,
         sdxl,
     )
-    if sampler.discard_next_to_last_sigma or discard_next_to_last:
-        found = SCHEDULES[label](steps + 1, levels)
-        return torch.cat([found[:-2], found[-1:]])
-    return SCHEDULES[label](steps, levels)
+    if levels.sigma_min > levels.sigma_max:
+        raise ValueError(
+            f"the noise levels cannot go from {levels.sigma_max:.6g} (sigma_max) down to {levels.sigma_min:.6g} "
+            "(sigma_min); choose a smaller sigma_min or a larger sigma_max, or 0 for the model's own"
+        )
+    drop = sampler.discard_next_to_last_sigma or discard_next_to_last
+    found = SCHEDULES[label](steps + drop, levels)
+    if not found.isfinite().all() or found[0] <= 0:
+        raise ValueError(
+            f"the schedule {label} cannot be computed from {levels.sigma_max:.6g} (sigma_max) to "
+            f"{levels.sigma_min:.6g} (sigma_min) with rho {levels.rho:.6g}; choose a larger rho or other ends"
+        )
+    before = torch.cat([found.new_tensor([torch.inf]), found.cummin(0).values[:-1]])
+    found = found[found < before]  # a step of no length is none, and multistep samplers would divide by it
+    return torch.cat([found[:-2], found[-1:]]) if drop else found
 
 
 def timesteps_for(steps: int, trained: int = 1000) -> Tensor:

@@ -192,6 +192,7 @@ def options_for(sampler: Sampler, settings: Settings, eta: float) -> dict[str, A
         "uni_pc_skip_type": settings.uni_pc_skip_type,
         "uni_pc_order": settings.uni_pc_order,
         "uni_pc_lower_order_final": settings.uni_pc_lower_order_final,
+        "ddpm_variance": settings.ddpm_variance,
     }
     return {name: value for name, value in given.items() if name in options_of(sampler)}
 
@@ -201,7 +202,8 @@ def notes_for(info: SamplerInfo, schedule: str, settings: Settings) -> dict[str,
     the order of A1111; the parameters of "Beta" in any case."""
     defaults = Settings()
     if info.space == "timestep":
-        keys = ["eta_ddim"] if "eta" in options_of(TIMESTEP_SAMPLERS[info.name]) else []
+        options = options_of(TIMESTEP_SAMPLERS[info.name])
+        keys = [key for key, name in (("eta_ddim", "eta"), ("ddpm_variance", "ddpm_variance")) if name in options]
     else:
         options = options_of(SAMPLERS[info.name])
         keys = ["always_discard_next_to_last_sigma", "sigma_min", "sigma_max"]

@@ -104,7 +104,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("Discard penultimate sigma", "Schedule min sigma", "Schedule max sigma", "Schedule rho")
     + ("Beta schedule alpha", "Beta schedule beta"),
     ("SGM noise multiplier", "Extra noise"),
-    ("Eta", "Eta DDIM", "Sigma churn", "Sigma tmin", "Sigma tmax", "Sigma noise"),
+    ("Eta", "Eta DDIM", "Sigma churn", "Sigma tmin", "Sigma tmax", "Sigma noise", "DDPM variance"),
     ("Hires refiner", "Refiner", "Refiner switch at", "Skip Early CFG", "NGMS", "NGMS all steps"),
     ("Pad conds", "Pad conds v0"),
     ("VAE Decoder",),

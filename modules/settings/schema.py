@@ -210,14 +210,12 @@ class SamplerParameters(Section):
     )
     s_noise: float = setting(1.0, "Strength of added noise.", ge=0, le=1.1, step=0.001, infotext="Sigma noise")
     sigma_min: float = setting(
-        0.0, "Smallest noise level. 0: the model's.", ge=0, infotext="Schedule min sigma", effective=False
+        0.0, "Smallest noise level. 0: the model's.", ge=0, le=1_000_000, infotext="Schedule min sigma"
     )
     sigma_max: float = setting(
-        0.0, "Largest noise level. 0: the model's.", ge=0, infotext="Schedule max sigma", effective=False
+        0.0, "Largest noise level. 0: the model's.", ge=0, le=1_000_000, infotext="Schedule max sigma"
     )
-    rho: float = setting(
-        0.0, "Bend of the schedule. 0: the schedule's own.", ge=0, infotext="Schedule rho", effective=False
-    )
+    rho: float = setting(0.0, "Bend of the schedule. 0: the schedule's own.", ge=0, le=1000, infotext="Schedule rho")
     eta_noise_seed_delta: int = setting(0, "Added to the seed of later noise.", ge=-(2**53), le=2**53, infotext="ENSD")
     always_discard_next_to_last_sigma: bool = setting(
         False, "Leave out the last noise level but one.", infotext="Discard penultimate sigma"
@@ -229,6 +227,11 @@ class SamplerParameters(Section):
     )
     uni_pc_order: int = setting(3, "Order of UniPC.", ge=1, le=50, step=1, infotext="UniPC order")
     uni_pc_lower_order_final: bool = setting(True, "UniPC ends with lower orders.", infotext="UniPC lower order final")
+    ddpm_variance: Literal["small", "large"] = setting(
+        "small",
+        "Variance of DDPM's noise: of the true posterior, or the larger one of the step.",
+        infotext="DDPM variance",
+    )
     sd_noise_schedule: Literal["Default", "Zero Terminal SNR"] = setting(
         "Default", "Noise schedule of the model.", infotext="Noise Schedule", effective=False
     )
@@ -256,6 +259,7 @@ class StableDiffusion(Section):
     emphasis: Literal["None", "Ignore", "Original", "No norm"] = setting(
         "Original", "What weights such as (this:1.2) do.", infotext="Emphasis"
     )
+    enable_quantization: bool = setting(False, "Noise levels at the model's whole timesteps only.", effective=False)
     enable_batch_seeds: bool = setting(True, "Each picture of a batch has its own seed.", effective=False)
     comma_padding_backtrack: int = setting(
         20, "Tokens to look back for a comma where a chunk ends.", ge=0, le=74, step=1

@@ -15,10 +15,14 @@ from diffusers import (
 )
 from torch import Tensor
 
+from modules.diffusion.brownian import brownian_noise
+from modules.diffusion.denoisers import levels_for
 from modules.diffusion.dpm_sde import dpmpp_2m_sde, dpmpp_2m_sde_heun
 from modules.diffusion.dpm_solver import dpm_adaptive, dpm_fast, dpmpp_2m
 from modules.diffusion.names import SAMPLER_INFOS
+from modules.diffusion.prediction import scaled_linear_alphas_cumprod
 from modules.diffusion.samplers import SAMPLERS, euler, euler_ancestral, heun, lcm, lms, restart_walk
+from modules.diffusion.schedules import SCHEDULES, sigmas_for
 from modules.diffusion.steps import Sampler, Step, options_of
 from modules.diffusion.timestep_samplers import TIMESTEP_SAMPLERS
 
@@ -208,6 +212,27 @@ def test_samplers_keep_the_spread_of_clean_latents(name: str) -> None:
     options = {"eta": 1.0} if "eta" in options_of(SAMPLERS[name]) else {}
     found = SAMPLERS[name](exact, x, sigmas, noise, lambda step: None, **options)
     assert float(found.std()) == pytest.approx(0.5, rel=0.06)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_every_sampler_walks_every_schedule_of_few_steps(name: str, steps: int) -> None:
+    info, alphas = INFOS[name], scaled_linear_alphas_cumprod()
+    for schedule in SCHEDULES:
+        record, sigmas = Recorder(), sigmas_for(info, schedule, steps, levels_for(info, alphas))
+        between = brownian_noise((4, 8, 8), [1, 2], sigmas) if info.brownian_noise else record.noise
+        found = SAMPLERS[name](exact, start(float(sigmas[0])), sigmas, between, record.on_step)
+        assert found.isfinite().all(), schedule
+        assert [step.index for step in record.steps] == list(range(len(record.steps)))
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"LCM"}))
+def test_every_sampler_walks_150_steps(name: str) -> None:
+    info, alphas, record = INFOS[name], scaled_linear_alphas_cumprod(), Recorder()
+    sigmas = sigmas_for(info, "Automatic", 150, levels_for(info, alphas))
+    between = brownian_noise((4, 8, 8), [1, 2], sigmas) if info.brownian_noise else record.noise
+    found = SAMPLERS[name](exact, start(float(sigmas[0])), sigmas, between, record.on_step)
+    assert float(found.std()) == pytest.approx(0.5, rel=0.15)
 
 
 def test_lcm_goes_to_x0_and_back_up() -> None:

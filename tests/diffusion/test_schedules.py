@@ -56,3 +56,40 @@ def test_the_next_to_last_sigma_can_be_left_out() -> None:
     whole = sigmas_for(SAMPLERS["Euler"], "Karras", 6, SIGMAS)
     found = sigmas_for(SAMPLERS["Euler"], "Karras", 5, SIGMAS, discard_next_to_last=True)
     assert found.tolist() == [*whole[:-2].tolist(), 0.0]
+
+
+FAR_ENDS = [(1e-9, 0.0), (0.0, 1e6), (1e6, 1e6), (3.0, 3.0), (14.0, 14.6), (1e-6, 1e-5)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("ends", FAR_ENDS)
+@pytest.mark.parametrize("rho", [0.0, 0.1, 1000.0])
+def test_all_ends_make_a_schedule_that_can_be_walked(schedule: str, ends: tuple[float, float], rho: float) -> None:
+    for steps in (1, 2, 20):
+        asked = {"sigma_min": ends[0], "sigma_max": ends[1], "rho": rho}
+        if schedule == "Karras" and rho == 0.1 and (ends[1] == 1e6 or ends[1] == 1e-5):  # ** 10 leaves float32
+            with pytest.raises(ValueError, match=r"Karras cannot be computed from 1e.* with rho 0.1; choose a larger"):
+                sigmas_for(SAMPLERS["Euler"], schedule, steps, SIGMAS, **asked)
+            continue
+        found = sigmas_for(SAMPLERS["Euler"], schedule, steps, SIGMAS, **asked)
+        assert found.isfinite().all()
+        assert found[0] > 0
+        assert (found.diff() < 0).all()
+
+
+def test_ends_the_wrong_way_round_are_told() -> None:
+    with pytest.raises(ValueError, match=r"from 14\.6146 \(sigma_max\) down to 20 \(sigma_min\); choose a smaller"):
+        sigmas_for(SAMPLERS["Euler"], "Karras", 8, SIGMAS, sigma_min=20.0)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.01, 0.01), (0.01, 1.0), (1.0, 0.01), (1.0, 1.0)])
+def test_beta_never_stands_still(alpha: float, beta: float) -> None:
+    found = sigmas_for(SAMPLERS["Euler"], "Beta", 150, SIGMAS, beta_dist_alpha=alpha, beta_dist_beta=beta)
+    assert (found.diff() < 0).all()
+
+
+@pytest.mark.parametrize("schedule", ["Align Your Steps", "Align Your Steps 11", "Align Your Steps GITS"])
+def test_sdxl_has_its_own_table(schedule: str) -> None:
+    ours, sdxl = (sigmas_for(SAMPLERS["Euler"], schedule, 10, SIGMAS, sdxl=sdxl) for sdxl in (False, True))
+    assert float(ours[0]) == float(sdxl[0]) == pytest.approx(14.615)
+    assert not torch.allclose(ours[1:-2], sdxl[1:-2], rtol=0.01)
