@@ -19,9 +19,10 @@ from modules.jobs.queue import JobQueue, choose_checkpoint
 from modules.jobs.spool import Spool
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Engine, Worker
-from modules.library import networks
+from modules.library import networks, upscalers
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.library.networks import NetworkLibrary
+from modules.library.upscalers import UpscalerLibrary
 from modules.prompt.attention import pieces
 from modules.prompt.styles import Style, StylesError, read_styles
 from modules.prompt.tokens import Tokenizer, count
@@ -59,6 +60,7 @@ class App:
             folders.append(absolute(flags.ckpt_dir))
         self.library = CheckpointLibrary(folders, paths.cache / "models.db")
         self.networks = NetworkLibrary(networks.folders_from(paths, flags), paths.cache / "networks.db")
+        self.upscalers = UpscalerLibrary(upscalers.folders_from(paths, flags))
         self.store = JobStore(paths.database)
         self.spool = Spool(paths.data_dir / "data" / "unsaved")
         self.inputs = Inputs(paths.data_dir / "data" / "inputs")

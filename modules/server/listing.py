@@ -56,6 +56,28 @@ def _add_choices(router: APIRouter, app: App) -> None:
             for one in SCHEDULE_INFOS
         ]
 
+    @router.get("/upscalers")
+    def upscalers() -> list[dict[str, Any]]:
+        return [
+            {
+                "name": one.name,
+                "model_name": one.model_name,
+                "model_path": str(one.path) if one.path else None,
+                "model_url": None,
+                "scale": float(one.scale),
+            }
+            for one in app.upscalers.list()
+            if not one.problem
+        ]
+
+    @router.get("/realesrgan-models")
+    def realesrgan_models() -> list[dict[str, Any]]:
+        return [
+            {"name": one.name, "path": str(one.path), "scale": one.scale}
+            for one in app.upscalers.list()
+            if one.kind == "RealESRGAN" and not one.problem
+        ]
+
     @router.get("/latent-upscale-modes")
     def latent_upscale_modes() -> list[dict[str, Any]]:
         return [{"name": name} for name in LATENT_UPSCALE_MODES]

@@ -2,6 +2,7 @@
 
 from modules.app import App
 from modules.jobs.queue import NoCheckpoint, choose_checkpoint
+from modules.library.upscalers import LATENT_UPSCALE_MODES, UnknownUpscaler
 from modules.server.call import Call
 from modules.server.errors import field_error, shown
 
@@ -20,6 +21,11 @@ def check_names(app: App, call: Call) -> None:
                 choose_checkpoint(app.library, name)
             except NoCheckpoint as error:
                 raise field_error(field, name, str(error), 404) from error
+    if request.hires and request.hires.upscaler not in LATENT_UPSCALE_MODES:
+        try:
+            app.upscalers.find(request.hires.upscaler)
+        except UnknownUpscaler as error:
+            raise field_error("hr_upscaler", request.hires.upscaler, str(error), 404) from error
     if request.styles:
         known = {style.name for style in app.styles()}
         call.warnings.extend(f"there is no style {shown(name)!r}" for name in request.styles if name not in known)

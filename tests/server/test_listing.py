@@ -42,6 +42,26 @@ def test_latent_upscale_modes_are_a1111s(quick):
     assert [one["name"] for one in get(quick, "latent-upscale-modes")][:2] == ["Latent", "Latent (antialiased)"]
 
 
+def test_upscalers_are_the_plain_ones_and_the_networks_that_can_be_used(serve, tmp_path):
+    safetensors(
+        tmp_path / "models" / "RealESRGAN" / "RealESRGAN_x4plus.safetensors",
+        {"conv_first.weight": (1, 3), "conv_last.weight": (1, 1), "body.0.rdb1.conv1.weight": (1, 1),
+         "conv_up1.weight": (1, 1), "conv_up2.weight": (1, 1)},
+    )  # fmt: skip
+    safetensors(tmp_path / "models" / "ESRGAN" / "odd.safetensors", {"w": (1, 1)})
+    served = serve(Painter())
+    found = get(served, "upscalers")
+    assert [one["name"] for one in found] == ["None", "Lanczos", "Nearest", "R-ESRGAN 4x+"]
+    assert found[0] == {"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 4.0}
+    assert [one["name"] for one in get(served, "realesrgan-models")] == ["R-ESRGAN 4x+"]
+    ask = {"width": 64, "height": 64, "steps": 1, "enable_hr": True, "denoising_strength": 0.5}
+    for name in ("Lanczos", "Latent", "R-ESRGAN 4x+"):
+        assert served.http.post("/sdapi/v1/txt2img", json={**ask, "hr_upscaler": name}).status_code == 200
+    refused = served.http.post("/sdapi/v1/txt2img", json={**ask, "hr_upscaler": "Lancos"})
+    assert refused.status_code == 404 and refused.json()["detail"][0]["field"] == "hr_upscaler"
+    assert "did you mean 'Lanczos'?" in refused.json()["error"]
+
+
 def safetensors(path, tensors, metadata=None):
     """`tensors`: {name: shape}, all zeros."""
     header, at = {"__metadata__": metadata} if metadata else {}, 0
