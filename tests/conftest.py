@@ -1,8 +1,12 @@
 """Fixtures and the order of all tests."""
 
 import pytest
+from hypothesis import settings
 
 from tests.golden import golden as golden
+
+settings.register_profile("busy", deadline=None)  # a busy machine is no bug
+settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

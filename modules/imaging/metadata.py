@@ -53,6 +53,7 @@ def read_metadata(data: bytes) -> ImageMetadata:
     if cut:
         warnings.append("the EXIF comment is too long; it is truncated")
     items = {name: text for name, text in found.items() if name.lower() not in _TECHNICAL}
+    items = {**named_tags(exif), **items}
     infotext = items.pop("parameters", "")
     if comment:
         items["exif comment"] = comment
@@ -68,11 +69,9 @@ def read_infotext(data: bytes) -> tuple[str, dict[str, str]]:
 
 def user_comment(exif: bytes) -> tuple[str, bool]:
     """The UserComment of an EXIF block, and whether it was cut. Broken blocks have none; no loop, no recursion."""
-    block = exif[6:] if exif.startswith(b"Exif\0\0") else exif
-    order = {b"MM": ">", b"II": "<"}.get(block[:2])
-    if order is None or len(block) < 8:
+    block, order, first = _directory(exif)
+    if not order:
         return "", False
-    (first,) = struct.unpack_from(order + "I", block, 4)
     pointer = _entry(block, order, first, 0x8769)
     comment = _entry(block, order, pointer[1], 0x9286) if pointer else None
     if comment is None:
@@ -80,6 +79,39 @@ def user_comment(exif: bytes) -> tuple[str, bool]:
     length, offset = comment
     raw = block[offset : offset + min(length, MAX_COMMENT)] if length > 4 else b""
     return _comment_text(raw, order), length > MAX_COMMENT
+
+
+_TAGS = {0x010E: "ImageDescription", 0x010F: "Make", 0x0110: "Model", 0x0131: "Software"}
+_NAMED = ("prompt", "workflow", "parameters")
+
+
+def named_tags(exif: bytes) -> dict[str, str]:
+    """Texts that other programs keep in an EXIF block. ComfyUI's WebP have them as "prompt:{…}" in the fields of the
+    camera; those go by their own name."""
+    block, order, first = _directory(exif)
+    found: dict[str, str] = {}
+    for tag, name in _TAGS.items():
+        entry = _entry(block, order, first, tag) if order else None
+        if entry is None:
+            continue
+        length, offset = entry
+        raw = block[offset : offset + min(length, MAX_COMMENT)] if length > 4 else b""
+        text = raw.decode("utf-8", "replace").rstrip("\0")
+        own, colon, rest = text.partition(":")
+        if colon and own.lower() in _NAMED:
+            found[own.lower()] = rest
+        elif text:
+            found[name] = text
+    return found
+
+
+def _directory(exif: bytes) -> tuple[bytes, str, int]:
+    """The block, its byte order ("" if it is none), and where its first directory is."""
+    block = exif[6:] if exif.startswith(b"Exif\0\0") else exif
+    order = {b"MM": ">", b"II": "<"}.get(block[:2], "")
+    if not order or len(block) < 8:
+        return block, "", 0
+    return block, order, struct.unpack_from(order + "I", block, 4)[0]
 
 
 def _from_pillow(data: bytes, image_format: str) -> tuple[dict[str, str], bytes, list[str]]:

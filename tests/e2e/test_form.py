@@ -1,9 +1,12 @@
 """The form itself: keys, counters, small buttons, PNG Info and pasted parameters."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, PngImagePlugin
 
 from tests.e2e.conftest import Server, ready
 from tests.e2e.form import ask_for, box, choose, generate, infotext, problems, wait_for_pictures, wait_for_state
@@ -241,3 +244,19 @@ def test_words_of_the_starter_are_offered(page: Any, server: Server) -> None:
     page.locator("#easel_words").wait_for(state="visible")
     page.locator("#txt2img_gallery").click(position={"x": 400, "y": 40})  # a click elsewhere closes it too
     page.locator("#easel_words").wait_for(state="hidden")
+
+
+def test_png_info_of_another_programs_picture(page: Any, server: Server, tmp_path: Path) -> None:
+    swarm = {"prompt": "a dog", "steps": 5, "seed": 7, "cfgscale": 3.5, "width": 64, "height": 64, "odd <b>": "x"}
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("parameters", json.dumps({"sui_image_params": swarm}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "swarm.png", pnginfo=chunks)
+    page.get_by_role("tab", name="PNG Info").click()
+    page.locator("#easel_drop_file").set_input_files(tmp_path / "swarm.png")
+    page.wait_for_selector("#easel_foreign", state="visible")
+    assert "SwarmUI" in page.locator("#easel_foreign_program").inner_text()
+    assert page.locator("#easel_foreign_list li").all_inner_texts() == ["odd <b>: x"]
+    assert page.locator("#pnginfo_generation_info textarea").input_value().startswith("a dog\nSteps: 5")
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    page.locator("#easel_drop_file").set_input_files(tmp_path / "plain.png")
+    page.wait_for_selector("#easel_foreign", state="hidden")

@@ -13,7 +13,7 @@ from PIL import Image, features
 from modules.gallery.save import encode, exif_with_comment
 from modules.generation.infotext import parse
 from modules.imaging.decode import ImageError
-from modules.imaging.metadata import read_infotext, read_metadata, user_comment
+from modules.imaging.metadata import named_tags, read_infotext, read_metadata, user_comment
 from modules.settings.schema import Settings
 from tests.golden import DATA, golden_cases
 from tests.imaging.test_decode import chunk, pixels, png
@@ -120,3 +120,16 @@ def test_jpeg_without_exif():
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG", dpi=(72, 72))
     assert read_infotext(buffer.getvalue()) == ("", {})
+
+
+def test_texts_in_the_fields_of_a_camera():
+    def tag(number: int, text: bytes, offset: int, order: str = "<") -> bytes:
+        return struct.pack(f"{order}HHII", number, 2, len(text), offset)
+
+    first, second = b'workflow:{"a": 1}\0', b"Some camera\0"
+    block = struct.pack("<2sHIH", b"II", 42, 8, 2) + tag(0x010F, first, 38) + tag(0x0110, second, 38 + len(first))
+    exif = b"Exif\0\0" + block + bytes(4) + first + second
+    assert named_tags(exif) == {"workflow": '{"a": 1}', "Model": "Some camera"}
+    for end in range(len(exif)):
+        named_tags(exif[:end])
+    assert named_tags(b"") == {}

@@ -2,6 +2,7 @@
 
 import { ask } from "./client.js";
 import { put } from "./fields.js";
+import { tellForeign } from "./foreign.js";
 import { say } from "./locale.js";
 import { report } from "./problems.js";
 
@@ -29,6 +30,7 @@ async function read(file) {
   const box = document.querySelector("#pnginfo_generation_info textarea");
   const answer = await ask("sdapi/v1/png-info", { image: url });
   const body = answer?.body;
+  tellForeign(answer?.ok ? body : null);
   if (!answer?.ok) {
     picture.hidden = true;
     put(box, "");
