@@ -25,7 +25,7 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True)
 class Hints:
-    unet_heads: int | None = None
+    unet_heads: int | list[int] | None = None
     unet_head_channels: int | None = None
     text_heads: int | None = None
     text_activation: str | None = None
@@ -52,15 +52,24 @@ def hints_from(config: Path | None, metadata: Mapping[str, str]) -> Hints:
         sizes = json.loads(metadata.get("easel.config", "{}"))
         unet, text, open_clip = (sizes.get(part, {}) for part in ("unet", "text_encoder", "text_encoder_2"))
         return Hints(
-            unet.get("num_heads"),
+            _heads(unet.get("num_heads")),
             unet.get("num_head_channels"),
             text.get("num_attention_heads"),
             text.get("hidden_act"),
             open_clip.get("num_attention_heads"),
             stated,
+            sizes.get("zero_terminal_snr") is True,
         )
     except (ValueError, AttributeError) as error:
         raise LayoutError(f"the metadata key easel.config is not what it should be: {error}") from error
+
+
+def _heads(value: Any) -> int | list[int] | None:
+    """One number, or one for each level."""
+    numbers = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError(f"{value!r} is no number of heads")
+    return value if numbers else None
 
 
 def marked(header: Header, name: Literal["v_pred", "ztsnr"]) -> bool:

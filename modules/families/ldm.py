@@ -113,9 +113,17 @@ def clip_config(header: Header, base: Mapping[str, Any], hints: Hints, prefix: s
         "max_position_embeddings": shape_of(shapes, "embeddings.position_embedding.weight")[0],
         "intermediate_size": shape_of(shapes, "encoder.layers.0.mlp.fc1.weight")[0],
         "num_hidden_layers": count(shapes, r"encoder\.layers\.(\d+)\."),
-        "num_attention_heads": hints.text_heads or max(1, hidden // 64),  # CLIP's heads are 64 wide
+        "num_attention_heads": text_heads(hidden, hints.text_heads),
         "hidden_act": hints.text_activation or base["hidden_act"],
     }
+
+
+def text_heads(hidden: int, stated: int | None) -> int:
+    """How many heads share this width; the published CLIPs' and OpenCLIPs' are all 64 wide."""
+    heads = stated or max(1, hidden // 64)
+    if hidden % heads:
+        raise LayoutError(f"its text encoder is {hidden} wide, which {heads} heads can't share")
+    return heads
 
 
 def clip_prefix(header: Header, start: str = TEXT) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from modules.families.family import Family, Model
+from modules.families.formats import header_of
 from modules.families.sd1 import SD1Family
 from modules.families.sd2 import SD2Family
 from modules.families.sdxl import RefinerFamily, SDXLFamily
 from modules.library.checkpoints import Checkpoint
-from modules.library.header import ModelFileError, read_header
+from modules.library.header import ModelFileError
 from modules.runtime.device import Placement
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def read_model(
     families: tuple[Family, ...] = FAMILIES,
 ) -> Model:
     """The model of a checkpoint, whatever its family. Raises ModelFileError with a sentence for people."""
-    header = read_header(path)
+    header = header_of(path)
     family = next((family for family in families if family.matches(header)), None)
     if family is None:
         known = ", ".join(family.name for family in families)

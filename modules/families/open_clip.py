@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from modules.families.hints import Hints
-from modules.families.ldm import count, shape_of, shapes_under
+from modules.families.ldm import count, shape_of, shapes_under, text_heads
 from modules.families.weights import Piece
 from modules.library.header import Header
 
@@ -48,7 +48,7 @@ def config(header: Header, base: Mapping[str, Any], hints: Hints, prefix: str) -
         "max_position_embeddings": shape_of(shapes, "positional_embedding")[0],
         "intermediate_size": shape_of(shapes, "transformer.resblocks.0.mlp.c_fc.weight")[0],
         "num_hidden_layers": count(shapes, r"transformer\.resblocks\.(\d+)\."),
-        "num_attention_heads": hints.open_clip_heads or max(1, hidden // 64),  # all of the published ones are 64 wide
+        "num_attention_heads": text_heads(hidden, hints.open_clip_heads),
     }
 
 

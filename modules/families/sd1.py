@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from modules.families import ldm, weights
+from modules.families import formats, ldm
 from modules.families.family import Conditioning, LatentFormat, Model, TextOptions
 from modules.families.hints import LayoutError, config_of, hints_from
 from modules.families.latent import LatentModel, Trained, trained_as
@@ -34,7 +34,7 @@ class SD1Family:
         latent = LatentFormat(facts["channels"], facts["factor"], facts["scale"])
         try:
             hints = hints_from(config, header.metadata)
-            with weights.opened(path, header) as file:
+            with formats.opened(path, header) as file:
                 report("text encoder")
                 text = load_clip(file, ldm.clip_prefix(header), config_of("sd1", "text_encoder"), hints, placement)
                 report("UNet")

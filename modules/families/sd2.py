@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.families import ldm, open_clip, weights
+from modules.families import formats, ldm, open_clip
 from modules.families.family import Conditioning, LatentFormat, Model, TextOptions
 from modules.families.hints import Hints, LayoutError, Prediction, config_of, hints_from
 from modules.families.latent import LatentModel, Trained, stated_prediction, trained_as
@@ -38,7 +38,7 @@ class SD2Family:
         try:
             refuse_others(header)
             hints = hints_from(config, header.metadata).or_head_channels(HEAD_CHANNELS)
-            with weights.opened(path, header) as file:
+            with formats.opened(path, header) as file:
                 report("text encoder")
                 text = load_open_clip(file, TEXT, config_of("sd2", "text_encoder"), hints, placement, projected=False)
                 report("UNet")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.families import ldm, open_clip, weights
+from modules.families import formats, ldm, open_clip
 from modules.families.family import Conditioning, LatentFormat, Model, TextOptions
 from modules.families.hints import Hints, LayoutError, config_of, hints_from
 from modules.families.latent import LatentModel, Trained, trained_as
@@ -16,7 +16,7 @@ from modules.families.text import ClipEncoder
 from modules.families.text_encoders import OPEN_CLIP_PAD, TOKENIZER, load_clip, load_open_clip
 from modules.families.unet import load_unet
 from modules.families.vae import Vae, load_vae
-from modules.families.weights import WeightFile
+from modules.families.weights import Weights
 from modules.library.header import Header, ModelFileError
 from modules.prompt.tokens import Tokenizer
 from modules.runtime.device import Placement
@@ -66,7 +66,7 @@ def load(
     try:
         refuse_others(header)
         hints = hints_from(config, header.metadata).or_head_channels(HEAD_CHANNELS)
-        with weights.opened(path, header) as file:
+        with formats.opened(path, header) as file:
             report("text encoders")
             clip_l = load_clip_l(file, hints, placement) if family == SDXLFamily.name else None
             big_g = load_big_g(file, BIG_G if clip_l else REFINERS_BIG_G, hints, placement)
@@ -88,13 +88,13 @@ def refuse_others(header: Header) -> None:
             raise LayoutError(f"it is of the kind of {name}, trained with the noise of EDM, which is not supported")
 
 
-def load_clip_l(file: WeightFile, hints: Hints, placement: Placement) -> ClipEncoder:
+def load_clip_l(file: Weights, hints: Hints, placement: Placement) -> ClipEncoder:
     prefix = ldm.clip_prefix(file.header, CLIP_L)
     network = load_clip(file, prefix, config_of("sdxl", "text_encoder"), hints, placement)
     return ClipEncoder(network, Tokenizer.from_folder(TOKENIZER), placement.device, eleventh_layer)
 
 
-def load_big_g(file: WeightFile, prefix: str, hints: Hints, placement: Placement) -> ClipEncoder:
+def load_big_g(file: Weights, prefix: str, hints: Hints, placement: Placement) -> ClipEncoder:
     base = config_of("sdxl", "text_encoder_2")
     network = load_open_clip(file, prefix, base, hints, placement, projected=True)
     return ClipEncoder(network, Tokenizer.from_folder(TOKENIZER, OPEN_CLIP_PAD), placement.device, last_but_one)

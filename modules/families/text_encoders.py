@@ -9,7 +9,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelW
 
 from modules.families import ldm, open_clip, weights
 from modules.families.hints import CONFIGS, Hints
-from modules.families.weights import WeightFile
+from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
 TOKENIZER = CONFIGS / "sd1" / "tokenizer"  # all of them read the same vocabulary
@@ -17,9 +17,7 @@ OPEN_CLIP_PAD = 0  # the token that fills up OpenCLIP's chunks; CLIP's are fille
 PROJECTION = "text_projection.weight"
 
 
-def load_clip(
-    file: WeightFile, prefix: str, base: Mapping[str, Any], hints: Hints, placement: Placement
-) -> CLIPTextModel:
+def load_clip(file: Weights, prefix: str, base: Mapping[str, Any], hints: Hints, placement: Placement) -> CLIPTextModel:
     """OpenAI's CLIP, by transformers' names. Raises LayoutError, ModelFileError."""
     config = ldm.clip_config(file.header, base, hints, prefix)
     with torch.device("meta"):  # shapes only: no memory, no random numbers
@@ -29,7 +27,7 @@ def load_clip(
 
 
 def load_open_clip(
-    file: WeightFile, prefix: str, base: Mapping[str, Any], hints: Hints, placement: Placement, projected: bool
+    file: Weights, prefix: str, base: Mapping[str, Any], hints: Hints, placement: Placement, projected: bool
 ) -> CLIPTextModel | CLIPTextModelWithProjection:
     """OpenCLIP, by its own names or by transformers'. `projected`: all of it; else without the projection and, of
     OpenCLIP's own, without the last layer, which SD 2.x does not use. Raises LayoutError, ModelFileError."""
@@ -52,7 +50,7 @@ def load_open_clip(
     return network
 
 
-def _transformers_config(file: WeightFile, base: Mapping[str, Any], hints: Hints, prefix: str) -> dict[str, Any]:
+def _transformers_config(file: Weights, base: Mapping[str, Any], hints: Hints, prefix: str) -> dict[str, Any]:
     inner = ldm.clip_prefix(file.header, prefix)
     config = ldm.clip_config(file.header, base, Hints(text_heads=hints.open_clip_heads), inner)
     projection = file.header.tensors.get(prefix + PROJECTION)
@@ -63,7 +61,7 @@ def _inner(name: str, prefix: str) -> str:
     return prefix + name.removeprefix("text_model.")
 
 
-def _fill(network: Any, names: Any, file: WeightFile, placement: Placement) -> None:
+def _fill(network: Any, names: Any, file: Weights, placement: Placement) -> None:
     weights.fill(network, names, file, placement.text_dtype, placement.device)
     inner = getattr(network, "text_model", network)
     inner.embeddings.position_ids = torch.arange(network.config.max_position_embeddings, device=placement.device)[None]

@@ -11,14 +11,14 @@ from torch import Tensor
 from modules.families import ldm, weights
 from modules.families.family import LatentFormat
 from modules.families.hints import Hints, LayoutError
-from modules.families.weights import WeightFile
+from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
 BESIDE = {0: "text-to-image", 4: "instruct-pix2pix", 5: "inpainting"}  # by the channels taken beside the latent's
 
 
 def load_unet(
-    file: WeightFile, base: Mapping[str, Any], hints: Hints, latent: LatentFormat, placement: Placement
+    file: Weights, base: Mapping[str, Any], hints: Hints, latent: LatentFormat, placement: Placement
 ) -> UNet2DConditionModel:
     """Raises LayoutError, ModelFileError."""
     config = ldm.unet_config(file.header, base, hints)

@@ -13,14 +13,14 @@ from torch import Tensor
 from modules.families import ldm, weights
 from modules.families.family import LatentFormat
 from modules.families.hints import LayoutError
-from modules.families.weights import WeightFile
+from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
 log = logging.getLogger(__name__)
 
 
 def load_vae(
-    file: WeightFile, base: Mapping[str, Any], latent: LatentFormat, placement: Placement, prefix: str = ldm.VAE
+    file: Weights, base: Mapping[str, Any], latent: LatentFormat, placement: Placement, prefix: str = ldm.VAE
 ) -> "Vae":
     """Raises LayoutError, ModelFileError."""
     config = ldm.vae_config(file.header, base, prefix)

@@ -5,9 +5,10 @@ loaded model plus one tensor.
 """
 
 import mmap
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from modules.library.header import Header, ModelFileError, TensorInfo
 
-DTYPES = {
+DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -23,9 +24,13 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-
-
-INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+INTEGERS: Mapping[str, torch.dtype] = {
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,11 @@ class Piece:
     turned: bool = False  # rows become columns
 
 
-class WeightFile:
-    """An open, mapped .safetensors file. Use `opened`; tensors that were read stay valid after it is closed."""
+class Weights(ABC):
+    """The tensors of an open checkpoint, by name. What was read stays valid after it is closed."""
 
-    def __init__(self, path: Path, header: Header, mapping: mmap.mmap):
-        self.path, self.header, self._mapping = path, header, mapping
+    def __init__(self, path: Path, header: Header):
+        self.path, self.header = path, header
 
     def __contains__(self, name: str) -> bool:
         return name in self.header.tensors
@@ -60,30 +65,78 @@ class WeightFile:
             raise ModelFileError(
                 self.path, f"the tensor {piece.name!r} has dtype {info.dtype}, which is not a weight's"
             )
-        tensor = piece_of(self._stored(info, stored), piece, self.path)
+        tensor = piece_of(self._stored(piece.name, info, stored), piece, self.path)
         layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
         copied = torch.empty(tensor.shape, dtype=dtype, device=device, memory_format=layout).copy_(tensor)
         if not copied.sum(dtype=torch.float32).isfinite() and not copied.isfinite().all():
             raise ModelFileError(self.path, _not_finite(piece.name, tensor, dtype))
         del tensor
-        self._forget(info.start, info.end)
+        self._forget(info)
         return copied
 
-    def _stored(self, info: TensorInfo, stored: torch.dtype) -> Tensor:
+    @abstractmethod
+    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         """The tensor where it lies in the file."""
-        if info.start == info.end:
-            return torch.empty(info.shape, dtype=stored)
-        view = torch.frombuffer(self._mapping, dtype=torch.uint8, count=info.end - info.start, offset=info.start)
-        if info.start % stored.itemsize:  # headers of odd length leave the data unaligned
-            view = view.clone()
-        return view.view(stored).view(info.shape)
 
-    def _forget(self, start: int, end: int) -> None:
+    def _forget(self, info: TensorInfo) -> None:  # noqa: B027 - nothing to do for most
+        """It won't be read again soon."""
+
+
+class WeightFile(Weights):
+    """An open, mapped .safetensors file. Use `opened`."""
+
+    def __init__(self, path: Path, header: Header, mapping: mmap.mmap):
+        super().__init__(path, header)
+        self._mapping = mapping
+
+    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
+        if info.start == info.end:
+            return torch.empty(info.shape, dtype=dtype)
+        view = torch.frombuffer(self._mapping, dtype=torch.uint8, count=info.end - info.start, offset=info.start)
+        if info.start % dtype.itemsize:  # headers of odd length leave the data unaligned
+            view = view.clone()
+        return view.view(dtype).view(info.shape)
+
+    def _forget(self, info: TensorInfo) -> None:
         if hasattr(mmap, "MADV_DONTNEED"):
             page = mmap.PAGESIZE
-            first, last = start // page * page, end // page * page
+            first, last = info.start // page * page, info.end // page * page
             if last > first:
                 self._mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+class RenamedHeader(Header):
+    """Of tensors that lie elsewhere and have other names there."""
+
+    def __init__(
+        self, places: Mapping[str, tuple[Path, Header, str]], metadata: Mapping[str, str] | None = None, size: int = 0
+    ):
+        tensors = {name: header.tensors[own] for name, (_, header, own) in places.items()}
+        super().__init__(tensors, metadata or {}, size)
+        object.__setattr__(self, "places", places)
+
+    places: Mapping[str, tuple[Path, Header, str]]
+
+
+class RenamedFiles(Weights):
+    """The open files of a RenamedHeader."""
+
+    def __init__(self, path: Path, header: RenamedHeader, files: Mapping[Path, Weights]):
+        super().__init__(path, header)
+        self._places, self._files = header.places, files
+
+    def read(
+        self, wanted: str | Piece, dtype: torch.dtype, device: torch.device, channels_last: bool = False
+    ) -> Tensor:
+        piece = Piece(wanted) if isinstance(wanted, str) else wanted
+        place = self._places.get(piece.name)
+        if place is None:
+            raise ModelFileError(self.path, f"the tensor {piece.name!r} is missing; the checkpoint is incomplete")
+        path, _, name = place
+        return self._files[path].read(replace(piece, name=name), dtype, device, channels_last)
+
+    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
+        raise NotImplementedError("its files are read by themselves")
 
 
 def piece_of(tensor: Tensor, piece: Piece, path: Path) -> Tensor:
@@ -124,7 +177,7 @@ def opened(path: Path, header: Header) -> Iterator[WeightFile]:
 def fill(
     module: nn.Module,
     names: Iterable[tuple[str, str | Piece]],
-    file: WeightFile,
+    file: Weights,
     dtype: torch.dtype,
     device: torch.device,
     channels_last: bool = False,

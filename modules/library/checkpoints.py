@@ -1,8 +1,10 @@
 """Which checkpoints exist, and which one a text means. Knows files, headers and hashes; nothing of what is inside."""
 
+import hashlib
 import logging
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +12,18 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from modules.library import folders
 from modules.library.cache import FileCache, FileFacts
 from modules.library.hashes import Fingerprint, legacy_hash
 from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, read_header, sniff
+from modules.runtime.archive import PickleError, check_archive
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".safetensors", ".ckpt")
-UNSUPPORTED = (".gguf", ".pt", ".pth", ".bin", ".onnx", ".pkl", ".npz")
-PICKLED = "not supported yet: convert it to safetensors"
+PICKLED = (".ckpt", ".pt")
+SUFFIXES = (".safetensors", *PICKLED)
+UNSUPPORTED = (".gguf", ".pth", ".bin", ".onnx", ".pkl", ".npz")
+VAES = tuple(f".vae{suffix}" for suffix in SUFFIXES)  # they may lie among the checkpoints
 MAX_DEPTH = 32  # folders
 _News = list[tuple[Path, FileFacts]]
 CHECK_BUDGET_S = 1.5  # for reading headers of new files in one refresh; the rest is looked at briefly
@@ -46,12 +51,12 @@ class Checkpoint:
     @property
     def model_name(self) -> str:
         """ "x": what the infotext says."""
-        return os.path.splitext(self.name.rsplit("/", 1)[-1])[0]
+        return _without_suffix(self.name.rsplit("/", 1)[-1])
 
     @property
     def flat_name(self) -> str:
         """ "folder_x": what A1111's API calls model_name."""
-        return os.path.splitext(self.name.replace("/", "_"))[0]
+        return _without_suffix(self.name.replace("/", "_"))
 
     @property
     def shorthash(self) -> str | None:
@@ -116,12 +121,14 @@ class CheckpointLibrary:
         """With its sha256, read from the file if it is not known (a second or two per GB) or the file has changed."""
         with self._hashing:
             try:
-                now = Fingerprint.of(checkpoint.path.stat())
+                now = fingerprint_of(checkpoint.path)
             except OSError as error:
                 raise ModelFileError(checkpoint.path, f"is not there any more ({error.strerror or error})") from None
             known = self._cache.get(checkpoint.path, now)
             sha256, body_sha256 = (known.sha256, known.body_sha256) if known else (None, None)
-            if sha256 is None:
+            if sha256 is None and checkpoint.path.is_dir():
+                sha256 = body_sha256 = self._digest_of_folder(checkpoint.path, now, watch)
+            elif sha256 is None:
                 digests = self._cache.digests(checkpoint.path, watch)
                 sha256, body_sha256 = digests.sha256, digests.body_sha256
         with self._lock:
@@ -129,6 +136,14 @@ class CheckpointLibrary:
             if self._found is not None:
                 self._found = tuple(result if c.path == result.path else c for c in self._found)
             return result
+
+    def _digest_of_folder(self, folder: Path, now: Fingerprint, watch: Callable[[int, int], None] | None) -> str:
+        """sha256 of the names and sha256s of its files with weights."""
+        files = sorted(path for paths in folders.files_of(folder).values() for path in paths)
+        lines = [f"{path.relative_to(folder).as_posix()} {self._cache.digests(path, watch).sha256}" for path in files]
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        self._cache.put([(folder, FileFacts(now, digest, True, None, digest))])
+        return digest
 
     def _scan(self) -> tuple[Checkpoint, ...]:
         found: dict[str, Checkpoint] = {}
@@ -145,7 +160,9 @@ class CheckpointLibrary:
 
     def _look_at(self, path: Path, name: str, config: Path | None, deadline: float, news: _News) -> Checkpoint:
         try:
-            fingerprint = Fingerprint.of(path.stat())
+            fingerprint = fingerprint_of(path)
+        except ModelFileError as error:
+            return Checkpoint(path, name, Fingerprint(0, 0, 0), problem=error.reason)
         except OSError as error:
             reason = "a link that leads nowhere" if path.is_symlink() else f"cannot be read: {error.strerror or error}"
             return Checkpoint(path, name, Fingerprint(0, 0, 0), problem=reason)
@@ -163,6 +180,8 @@ class CheckpointLibrary:
             return ()
         found = []
         for checkpoint in self.usable():
+            if checkpoint.path.is_dir():
+                continue
             try:
                 if legacy_hash(checkpoint.path) == wanted:
                     found.append(checkpoint)
@@ -198,9 +217,14 @@ def _model_files(folder: Path) -> Iterator[tuple[Path, Path | None]]:
         except OSError as error:
             log.warning("the folder %s cannot be listed: %s", printable(str(here)), error.strerror or error)
             continue
+        if depth and any(entry.name == folders.INDEX for entry in listed):
+            yield here, None  # a model that is a folder; what lies in it is its own
+            continue
         configs = {entry.name for entry in listed if entry.name.endswith(".yaml")}
         for entry in listed:
             stem, suffix = os.path.splitext(entry.name)
+            if entry.name.lower().endswith(VAES):
+                continue
             if suffix.rstrip().lower() in SUFFIXES + UNSUPPORTED:
                 config = here / f"{stem}.yaml" if f"{stem}.yaml" in configs else None
                 yield here / entry.name, config
@@ -218,18 +242,24 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _problem(path: Path, whole: bool) -> str | None:
     suffix = path.suffix.rstrip().lower()
     try:
+        if path.is_dir():
+            folders.files_of(path)
+            return None
         if suffix == ".safetensors" and whole:
             read_header(path)
             return None
         with os.fdopen(open_regular(path), "rb") as file:
             start = file.read(256)
             size = os.fstat(file.fileno()).st_size
+            if suffix in PICKLED and start.startswith(b"PK\x03\x04"):
+                check_archive(file, size)
+                return None
     except ModelFileError as error:
         return error.reason
+    except PickleError as error:
+        return str(error)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-    if suffix == ".ckpt":
-        return "broken: empty" if not start else PICKLED
     if suffix in UNSUPPORTED:
         return f"not supported: {suffix} files; get the safetensors version"
     if not start:
@@ -237,6 +267,22 @@ def _problem(path: Path, whole: bool) -> str | None:
     length = int.from_bytes(start[:8], "little")
     sound = 8 + length <= size and length <= MAX_HEADER_BYTES and start[8:9] == b"{"
     return None if sound else sniff(start) or "corrupt header"
+
+
+def fingerprint_of(path: Path) -> Fingerprint:
+    """Of a file; of a model that is a folder, from all of its files with weights. Raises OSError, ModelFileError."""
+    status = path.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        return Fingerprint.of(status)
+    if not folders.is_checkpoint(path):  # a folder that is called x.safetensors
+        raise ModelFileError(path, "is a folder, not a file")
+    found = [file.stat() for files in folders.files_of(path).values() for file in files]
+    return Fingerprint(sum(one.st_size for one in found), max(one.st_mtime_ns for one in found), status.st_ino)
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.rstrip().lower() in SUFFIXES + UNSUPPORTED else name
 
 
 def _exact(checkpoints: Sequence[Checkpoint], wanted: str) -> tuple[Checkpoint, ...]:

@@ -6,13 +6,14 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from modules.library.cache import FileCache
-from modules.library.checkpoints import PICKLED, Checkpoint, CheckpointLibrary, UnknownCheckpoint
+from modules.library.checkpoints import Checkpoint, CheckpointLibrary, UnknownCheckpoint
 from modules.library.hashes import digests_of, legacy_hash
 from modules.library.header import ModelFileError
 
@@ -116,9 +117,9 @@ def test_broken_files_are_listed_with_the_reason(library: CheckpointLibrary, fol
         "cut.safetensors": "incomplete",
         "empty.SafeTensors": "empty",
         "page.SAFETENSORS": "HTML page",
-        "old.ckpt": PICKLED,
-        "old.ckpt ": PICKLED,
-        "x.safetensors.ckpt": PICKLED,
+        "old.ckpt": "damaged zip archive",
+        "old.ckpt ": "Python pickle",
+        "x.safetensors.ckpt": "Python pickle",
         "llm.gguf": "not supported: .gguf",
         "pipe.safetensors": "named pipe",
         "folder.safetensors": "folder",
@@ -129,6 +130,35 @@ def test_broken_files_are_listed_with_the_reason(library: CheckpointLibrary, fol
     assert [checkpoint.name for checkpoint in library.usable()] == ["good.safetensors"]
     with pytest.raises(ModelFileError, match="cut.safetensors: incomplete"):
         library.find("cut.safetensors")
+
+
+def test_pytorchs_archives_are_listed_and_vaes_are_not(library: CheckpointLibrary, folder: Path):
+    for name in ("x.ckpt", "y.pt", "x.vae.pt", "x.vae.ckpt"):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02}")
+    model(folder / "x.vae.safetensors")
+    assert [(one.name, one.problem) for one in library.refresh()] == [("x.ckpt", None), ("y.pt", None)]
+
+
+def test_a_folder_of_diffusers_is_one_checkpoint(library: CheckpointLibrary, folder: Path):
+    home = folder / "deep" / "sd-v1.5"
+    for part in ("unet", "vae", "text_encoder"):
+        (home / part).mkdir(parents=True)
+        stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        model(home / part / f"{stem}.fp16.safetensors")
+    (home / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}', "utf-8")
+    (found,) = library.refresh()
+    assert (found.name, found.model_name, found.problem) == ("deep/sd-v1.5", "sd-v1.5", None)
+    assert found.size == sum(path.stat().st_size for path in home.rglob("*.safetensors"))
+    hashed = library.hashed(library.find("sd-v1.5"))
+    assert hashed.sha256 and library.refresh()[0].sha256 == hashed.sha256
+    assert library.find(hashed.shorthash or "").path == home
+    model(home / "unet" / "diffusion_pytorch_model.fp16.safetensors", b"5678")
+    assert library.hashed(library.refresh()[0]).sha256 != hashed.sha256
+    (home / "vae" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    assert library.refresh()[0].problem == "the folder is incomplete: there are no weights in vae"
+    (home / "model_index.json").write_text('{"_class_name": ["pipeline", "Evil"]}', "utf-8")
+    assert "not supported" in str(library.refresh()[0].problem)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -1,0 +1,167 @@
+"""Which VAE files exist, and which one a checkpoint gets, by A1111's rules. Knows files and their names; nothing of
+what is inside."""
+
+import json
+import logging
+import os
+import re
+import threading
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from modules.library.cache import FileCache
+from modules.library.checkpoints import Checkpoint
+from modules.library.hashes import Fingerprint
+from modules.library.header import ModelFileError, printable
+from modules.runtime.paths import Paths, absolute
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".safetensors", ".pt", ".ckpt")
+BESIDE = tuple(f".vae{suffix}" for suffix in SUFFIXES)  # of VAEs among the checkpoints
+AUTOMATIC, NONE = "Automatic", "None"
+MAX_METADATA = 2**20  # bytes of the .json beside a checkpoint
+
+
+class UnknownVae(LookupError):
+    """No VAE goes by this name."""
+
+    def __init__(self, name: str, nearest: Sequence[str]):
+        self.name, self.nearest = name, tuple(nearest)
+        hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+        super().__init__(f"there is no VAE {printable(name[:200])!r}{hint}")
+
+
+@dataclass(frozen=True)
+class VaeFile:
+    path: Path
+    fingerprint: Fingerprint
+    sha256: str | None = None  # where it is known
+
+    @property
+    def name(self) -> str:
+        """With its suffix: what settings and infotexts say."""
+        return printable(self.path.name)
+
+    @property
+    def shorthash(self) -> str | None:
+        """The 10 characters that stand in infotexts."""
+        return self.sha256[:10] if self.sha256 else None
+
+
+class VaeLibrary:
+    """The VAEs of some folders, and those named NAME.vae.* among the checkpoints. Thread-safe."""
+
+    def __init__(self, folders: Sequence[Path], checkpoint_folders: Sequence[Path], cache: Path):
+        self.folders, self.checkpoint_folders = tuple(folders), tuple(checkpoint_folders)
+        self._cache = FileCache(cache)
+        self._lock = threading.Lock()
+        self._found: dict[str, VaeFile] | None = None
+
+    @classmethod
+    def of(cls, paths: Paths, flags: Namespace, checkpoint_folders: Sequence[Path]) -> "VaeLibrary":
+        given = [absolute(flags.vae_dir)] if flags.vae_dir else []
+        return cls([paths.models_dir / "VAE", *given], checkpoint_folders, paths.cache / "models.db")
+
+    def list(self) -> tuple[VaeFile, ...]:
+        """In natural order, one for each name; scans at the first call only."""
+        return tuple(self._by_name().values())
+
+    def refresh(self) -> tuple[VaeFile, ...]:
+        found = {file.name: file for file in self._scan()}
+        with self._lock:
+            self._found = {name: found[name] for name in sorted(found, key=_natural)}
+        return self.list()
+
+    def find(self, name: str) -> VaeFile:
+        """By its file's name, in any case, with or without suffix. Raises UnknownVae."""
+        for _ in range(2):
+            if found := self._find(name):
+                return found
+            self.refresh()  # it may be new
+        raise UnknownVae(name, get_close_matches(name, [file.name for file in self.list()], n=3, cutoff=0.3))
+
+    def hashed(self, vae: VaeFile, watch: Callable[[int, int], None] | None = None) -> VaeFile:
+        """With its sha256. Raises ModelFileError."""
+        return replace(vae, sha256=self._cache.digests(vae.path, watch).sha256)
+
+    def choose(
+        self, checkpoint: Checkpoint, setting: str, overrides: bool = True, always: Path | None = None
+    ) -> VaeFile | None:
+        """The VAE for this checkpoint; None: its own.
+
+        `setting`: sd_vae; `overrides`: sd_vae_overrides_per_model_preferences; `always`: the flag --vae-path. Raises
+        UnknownVae, ModelFileError.
+        """
+        if always is not None:
+            return _file(always)
+        automatic = setting.casefold() in ("automatic", "auto", "")
+        if overrides and not automatic:
+            return None if setting == NONE else self.find(setting)
+        preferred = preference_of(checkpoint.path)
+        if preferred == NONE:
+            return None
+        if preferred and (found := self._find(preferred)):
+            return found
+        if preferred:
+            log.warning("the VAE %r, which %s asks for, is not there", preferred, checkpoint.name)
+        beside = next((file for file in self.list() if file.name.startswith(checkpoint.model_name)), None)
+        if beside or automatic or setting == NONE:
+            return beside
+        return self.find(setting)
+
+    def _by_name(self) -> dict[str, VaeFile]:
+        if self._found is None:
+            self.refresh()
+        assert self._found is not None
+        return self._found
+
+    def _find(self, name: str) -> VaeFile | None:
+        wanted = name.strip().casefold()
+        files = self._by_name()
+        if name in files:
+            return files[name]
+        named = {own.casefold(): file for own, file in files.items()}
+        return named.get(wanted) or {os.path.splitext(own)[0]: file for own, file in named.items()}.get(wanted)
+
+    def _scan(self) -> Iterator[VaeFile]:
+        for folders, endings in ((self.checkpoint_folders, BESIDE), (self.folders, SUFFIXES)):
+            for folder in folders:
+                for here, _, names in os.walk(folder, followlinks=False):
+                    for name in names:
+                        if not name.lower().endswith(endings):
+                            continue
+                        try:
+                            yield _file(Path(here) / name)
+                        except ModelFileError as error:
+                            log.warning("%s", error)
+
+
+def preference_of(checkpoint: Path) -> str | None:
+    """The VAE that the user chose for this checkpoint, in the .json beside it; None: no choice."""
+    path = checkpoint.with_suffix(".json")
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_METADATA:
+            return None
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s beside the checkpoint cannot be read: %s", printable(path.name), error)
+        return None
+    chosen = content.get("vae") if isinstance(content, dict) else None
+    return chosen if isinstance(chosen, str) and chosen not in ("", AUTOMATIC) else None
+
+
+def _file(path: Path) -> VaeFile:
+    try:
+        return VaeFile(path, Fingerprint.of(path.stat()))
+    except OSError as error:
+        raise ModelFileError(path, f"cannot be read: {error.strerror or error}") from None
+
+
+def _natural(name: str) -> tuple[str | int, ...]:
+    """Order as people count: v2 before v10."""
+    pieces = re.split(r"(\d{1,18})", name.casefold())
+    return tuple(int(piece) if number % 2 else piece for number, piece in enumerate(pieces))
