@@ -23,6 +23,7 @@ from modules.library import networks, upscalers
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.library.networks import NetworkLibrary
 from modules.library.upscalers import UpscalerLibrary
+from modules.library.vaes import VaeLibrary
 from modules.prompt.attention import pieces
 from modules.prompt.styles import Style, StylesError, read_styles
 from modules.prompt.tokens import Tokenizer, count
@@ -61,6 +62,7 @@ class App:
         self.library = CheckpointLibrary(folders, paths.cache / "models.db")
         self.networks = NetworkLibrary(networks.folders_from(paths, flags), paths.cache / "networks.db")
         self.upscalers = UpscalerLibrary(upscalers.folders_from(paths, flags))
+        self.vaes = VaeLibrary.of(paths, flags, folders)
         self.store = JobStore(paths.database)
         self.spool = Spool(paths.data_dir / "data" / "unsaved")
         self.inputs = Inputs(paths.data_dir / "data" / "inputs")

@@ -35,6 +35,14 @@ def _add_models(router: APIRouter, app: App) -> None:
     def refresh() -> None:
         app.library.refresh()
 
+    @router.get("/sd-vae")
+    def vaes() -> list[dict[str, Any]]:
+        return [{"model_name": one.name, "filename": str(one.path)} for one in app.vaes.list()]
+
+    @router.post("/refresh-vae")
+    def refresh_vaes() -> None:
+        app.vaes.refresh()
+
 
 def _add_choices(router: APIRouter, app: App) -> None:
     @router.get("/samplers")

@@ -3,6 +3,7 @@
 from modules.app import App
 from modules.jobs.queue import NoCheckpoint, choose_checkpoint
 from modules.library.upscalers import LATENT_UPSCALE_MODES, UnknownUpscaler
+from modules.library.vaes import AUTOMATIC, NONE, UnknownVae
 from modules.server.call import Call
 from modules.server.errors import field_error, shown
 
@@ -26,6 +27,17 @@ def check_names(app: App, call: Call) -> None:
             app.upscalers.find(request.hires.upscaler)
         except UnknownUpscaler as error:
             raise field_error("hr_upscaler", request.hires.upscaler, str(error), 404) from error
+    check_vae(app, request.overrides.get("sd_vae"), "override_settings.sd_vae")
     if request.styles:
         known = {style.name for style in app.styles()}
         call.warnings.extend(f"there is no style {shown(name)!r}" for name in request.styles if name not in known)
+
+
+def check_vae(app: App, name: object, field: str) -> None:
+    """Raises ApiError for a VAE that is not there. What is no name is left to the settings."""
+    if not isinstance(name, str) or name.casefold() in ("", "auto", AUTOMATIC.casefold(), NONE.casefold()):
+        return
+    try:
+        app.vaes.find(name)
+    except UnknownVae as error:
+        raise field_error(field, name, str(error), 404) from error

@@ -10,6 +10,7 @@ from modules.app import App
 from modules.jobs.queue import choose_checkpoint
 from modules.server.body import read_json
 from modules.server.errors import ApiError, field_error, shown
+from modules.server.names import check_vae
 from modules.settings.schema import SETTINGS, refuse_protected
 
 
@@ -34,6 +35,7 @@ def change_settings(app: App, body: dict[str, Any]) -> list[str]:
         if not isinstance(wanted, str):
             raise field_error("sd_model_checkpoint", wanted, "must be text")
         known["sd_model_checkpoint"] = choose_checkpoint(app.library, wanted).title
+    check_vae(app, known.get("sd_vae"), "sd_vae")
     if unknown and not known:
         raise ApiError(422, f"there is no setting {shown(unknown[0])}")
     app.settings.update(known)

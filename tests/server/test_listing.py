@@ -62,6 +62,21 @@ def test_upscalers_are_the_plain_ones_and_the_networks_that_can_be_used(serve, t
     assert "did you mean 'Lanczos'?" in refused.json()["error"]
 
 
+def test_vaes_are_listed_and_known_by_name(serve, tmp_path):
+    served = serve(Painter())
+    assert get(served, "sd-vae") == []
+    safetensors(tmp_path / "models" / "VAE" / "fine.safetensors", {"w": (1, 1)})
+    assert served.http.post("/sdapi/v1/refresh-vae").json() is None
+    assert get(served, "sd-vae") == [
+        {"model_name": "fine.safetensors", "filename": str(tmp_path / "models" / "VAE" / "fine.safetensors")}
+    ]
+    assert served.http.post("/sdapi/v1/options", json={"sd_vae": "fine.safetensors"}).status_code == 200
+    refused = served.http.post("/sdapi/v1/options", json={"sd_vae": "fin.safetensors"})
+    assert refused.status_code == 404 and "nearest: fine.safetensors" in refused.json()["error"]
+    assert get(served, "options")["sd_vae"] == "fine.safetensors"
+    assert served.http.post("/sdapi/v1/options", json={"sd_vae": "None"}).status_code == 200
+
+
 def safetensors(path, tensors, metadata=None):
     """`tensors`: {name: shape}, all zeros."""
     header, at = {"__metadata__": metadata} if metadata else {}, 0
