@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.families import ldm
+from modules.families.hints import LayoutError
 from modules.families.weights import RenamedHeader
 from modules.library.folders import config_of_part, files_of
 from modules.library.header import Header, ModelFileError
@@ -22,8 +23,11 @@ def folder_header(folder: Path, header_of: Callable[[Path], Header]) -> RenamedH
     kind = _kind(parts, folder)
     places: Places = {}
     unet = parts["unet"]
-    for name, theirs in ldm.unet_names(unet, ldm.count(unet, r"down_blocks\.0\.resnets\.(\d+)\.")):
-        places[theirs] = unet[name]
+    try:
+        for name, theirs in ldm.unet_names(unet, ldm.count(unet, r"down_blocks\.0\.resnets\.(\d+)\.")):
+            places[theirs] = unet[name]
+    except LayoutError as error:
+        raise ModelFileError(folder, str(error)) from None
     places |= vae_places(parts["vae"], ldm.VAE)
     for part, prefix in TEXT_ENCODERS[kind].items():
         for name, place in parts[part].items():

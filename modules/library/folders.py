@@ -16,7 +16,7 @@ PIPELINES = frozenset(
     f"StableDiffusion{kind}{task}Pipeline"
     for kind in ("", "XL")
     for task in ("", "Img2Img", "Inpaint", "InstructPix2Pix")
-) | {"LatentConsistencyModelPipeline"}
+)
 MAX_JSON = 4 * 2**20  # bytes
 
 
