@@ -89,6 +89,7 @@ def easel(arguments: argparse.Namespace) -> dict[str, Any]:
     from modules.generation.plan import plan
     from modules.generation.progress import Progress
     from modules.generation.request import GenerationRequest
+    from modules.generation.shelf import Shelf
     from modules.library.checkpoints import CheckpointLibrary
     from modules.runtime.device import Placement
     from modules.settings.schema import Settings
@@ -111,7 +112,7 @@ def easel(arguments: argparse.Namespace) -> dict[str, Any]:
         if progress.phase == "sampling":
             clock.step()
 
-    list(generate(plan(request), model, checkpoint, Settings(), watch))
+    list(generate(plan(request), Shelf.of(model, checkpoint), Settings(), watch))
     return clock.result() | {"load_s": load_s, "peak_load_mb": peak_load_mb, "peak_mb": peak_mb()}
 
 

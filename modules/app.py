@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.gallery.save import release
-from modules.generation.plan import Plan
+from modules.generation.plan import Plan, Texts
 from modules.generation.progress import Watch
 from modules.jobs.events import Event, EventBus
 from modules.jobs.inputs import Inputs
@@ -21,12 +21,14 @@ from modules.jobs.store import JobStore
 from modules.jobs.worker import Engine, Worker
 from modules.library import networks, upscalers
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
+from modules.library.network_tags import with_default_networks
 from modules.library.networks import NetworkLibrary
 from modules.library.upscalers import UpscalerLibrary
 from modules.library.vaes import VaeLibrary
 from modules.prompt.attention import pieces
 from modules.prompt.styles import Style, StylesError, read_styles
 from modules.prompt.tokens import Tokenizer, count
+from modules.prompt.wildcards import lines_in
 from modules.runtime import imports
 from modules.runtime.paths import Paths, absolute
 from modules.settings.schema import Settings
@@ -73,10 +75,14 @@ class App:
             bus=self.events,
             library=self.library,
             keeper=self.keeper,
-            engine_factory=partial(make_engine or TorchEngine, flags, self.report),
+            engine_factory=partial(make_engine, flags, self.report) if make_engine else self._torch_engine,
             preload=self.current_checkpoint if not flags.skip_load_model_at_start else None,
             report=self.report,
+            texts=self.texts,
         )
+
+    def _torch_engine(self) -> Engine:
+        return TorchEngine(self)
 
     @property
     def problems(self) -> list[str]:
@@ -109,6 +115,18 @@ class App:
         if status != self.model_status:
             self.model_status = status
             self.events.publish(Event("model", {"state": state, "text": text}))
+
+    def texts(self, settings: Settings) -> Texts:
+        """What prompts may name, as it is now."""
+        wildcards = lines_in(self.paths.data_dir / "wildcards")
+        hypernetwork, lora = settings.sd_hypernetwork, settings.sd_lora
+        weight = settings.extra_networks_default_multiplier
+        return Texts(
+            self.styles(),
+            wildcards,
+            settings.enable_prompt_comments,
+            lambda prompt: with_default_networks(prompt, hypernetwork, lora, weight, self.networks),
+        )
 
     def current_checkpoint(self) -> Checkpoint:
         """The one that a request without a checkpoint gets. Raises NoCheckpoint."""
@@ -150,21 +168,44 @@ class App:
 class TorchEngine:
     """The real machine room. Making one imports torch."""
 
-    def __init__(self, flags: Namespace, report: Report):
+    def __init__(self, app: App):
+        report, flags = app.report, app.flags
         report("starting", "starting PyTorch")
         imports.scan_transformers_once()
         with imports.no_collections():
             from modules.families.loader import ModelHolder
+            from modules.families.networks.embeddings import EmbeddingStore
             from modules.generation.engine import generate
+            from modules.generation.shelf import Loaded, Shelf
+            from modules.postprocess.upscale import Upscalers
             from modules.runtime.device import placement_from
 
-        self._holder = ModelHolder(placement_from(flags), partial(report, "loading"))
-        self._generate = generate
+        placement = placement_from(flags)
+        self._holder = ModelHolder(placement, partial(report, "loading"))
+        self._generate, self._library = generate, app.library
+        enlargers = Upscalers(app.upscalers, placement.device)
+        self._loaded: Callable[..., Any] = Loaded
+        self._shelf: Callable[..., Any] = partial(
+            Shelf,
+            picture=app.inputs.get,
+            upscaler=lambda name, settings: enlargers.under(settings).to_size(name),
+            networks=app.networks,
+            embeddings=EmbeddingStore(app.networks),
+        )
 
     def load(self, checkpoint: Checkpoint) -> Any:
         return self._holder.get(checkpoint)
 
     def generate(
-        self, plan: Plan, model: Any, checkpoint: Checkpoint, settings: Settings, watch: Watch
+        self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
     ) -> Iterator["GeneratedImage"]:
-        return self._generate(plan, model, checkpoint, settings, watch)
+        """`checkpoint`: the file that the request was accepted for; others of the request are found by name."""
+
+        def identity(name: str) -> Checkpoint:
+            return checkpoint if name == checkpoint.name else self._library.hashed(self._library.find(name))
+
+        def load(name: str) -> Any:
+            found = identity(name)
+            return self._loaded(self._holder.get(found), found)
+
+        return self._generate(plan, self._shelf(load, identity), settings, watch)

@@ -1,5 +1,6 @@
 """Fixtures and the order of all tests."""
 
+import hypothesis
 import pytest
 from hypothesis import settings
 
@@ -12,3 +13,8 @@ settings.load_profile("busy")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Playwright keeps an event loop running on this thread: tests that need one of their own go first."""
     items.sort(key=lambda item: "e2e" in item.path.parts)
+
+
+# The machine may be busy; what takes too long is seen in the whole run's time.
+hypothesis.settings.register_profile("easel", deadline=None)
+hypothesis.settings.load_profile("easel")

@@ -1,28 +1,42 @@
-"""One request becomes pictures: plan → encode → denoise → decode → infotext. Read it top-down, like a recipe.
+"""One request becomes pictures: plan → encode → denoise → (hires) → decode → infotext. Read it top-down, like a recipe.
 
-Knows one model and one snapshot of the settings; nothing of queues, files or HTTP.
+Knows a shelf of models and pictures, and one snapshot of the settings; nothing of queues, files or HTTP.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from modules.diffusion.noise import ImageNoise, Variation
 from modules.diffusion.samplers import Step
 from modules.diffusion.schedules import resolve
 from modules.families.family import Model, TextOptions
-from modules.generation.denoise import Encoder, denoise, notes_for, sampler_info
-from modules.generation.infotext import generation_fields, write
-from modules.generation.plan import ImagePlan, Plan
+from modules.families.networks.token_merging import ratio_for
+from modules.generation.beside import beside_for
+from modules.generation.denoise import CFG_PP_SCALE, Start, Walk, denoise, notes_for, sampler_info
+from modules.generation.fields import RunFacts, fields_of, refiner_fields
+from modules.generation.guide import Guide
+from modules.generation.hires import as_made, enlarge, sizes_of
+from modules.generation.infotext import write
+from modules.generation.initial import Initial, finished, prepare
+from modules.generation.pixels import to_pictures
+from modules.generation.plan import ImagePlan, Plan, Prompt, split
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
+from modules.generation.prompts import Prompts
+from modules.generation.refiner import Handover
 from modules.generation.request import GenerationRequest
-from modules.library.checkpoints import Checkpoint
+from modules.generation.rig import Rig
+from modules.generation.shelf import Shelf
+from modules.generation.steps import spans
+from modules.prompt.schedule import Timeline
 from modules.runtime.version import VERSION
 from modules.settings.schema import Settings
+
+Size = tuple[int, int]  # width, height: pixels
 
 
 @dataclass(frozen=True)
@@ -32,110 +46,267 @@ class GeneratedImage:
     infotext: str
     plan: ImagePlan
     complete: bool  # False: interrupted or skipped before the last step
+    beside: tuple[tuple[str, Image.Image], ...] = ()  # what else the settings want to see: the mask, and so on
+    warnings: tuple[str, ...] = ()  # sentences for the user
 
 
-def generate(
-    plan: Plan, model: Model, checkpoint: Checkpoint, settings: Settings, watch: Watch
-) -> Iterator[GeneratedImage]:
+def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Iterator[GeneratedImage]:
     """Yields the pictures batch by batch. `watch` is told every step, and may raise Interrupted, Skipped or Stopped.
 
-    Images interrupted before their first step are left out. Raises NotFinite when the model gave no numbers.
+    Images interrupted before their first step are left out. Raises NotFinite when the model gave no numbers, and
+    ValueError with a sentence when the request asks for what is not there.
     """
-    encoder = Encoder(model, text_options(settings))
-    for number in range(len(plan.batches)):
-        images, stopped = run_batch(number, plan, model, checkpoint, settings, encoder, watch)
-        yield from images
-        if isinstance(stopped, Interrupted):
-            return
+    plan = replace(plan, request=as_made(plan.request, settings))
+    with Rig(shelf, settings) as rig:
+        for number in range(len(plan.batches)):
+            images, stopped = run_batch(number, plan, rig, shelf, settings, watch)
+            yield from images
+            if isinstance(stopped, Interrupted):
+                return
 
 
 # The mode belongs to this function and not to the generator above: it must not reach the code that takes the pictures.
 @torch.inference_mode()
 def run_batch(
-    number: int,
-    plan: Plan,
-    model: Model,
-    checkpoint: Checkpoint,
-    settings: Settings,
-    encoder: Encoder,
-    watch: Watch,
+    number: int, plan: Plan, rig: Rig, shelf: Shelf, settings: Settings, watch: Watch
 ) -> tuple[list[GeneratedImage], Interrupted | Skipped | None]:
     """The pictures of one batch, and what ended it early, if anything did."""
-    request, batch = plan.request, plan.batches[number]
-    report = partial(Progress, batch=number, batches=len(plan.batches), steps=request.steps)
-    latest: Tensor | None = None  # the model's last guess at the clean latents
+    run = BatchRun(number, plan, rig, shelf, settings, watch)
     stopped: Interrupted | Skipped | None = None
-
-    def on_step(step: Step) -> None:
-        nonlocal latest
-        latest = step.denoised
-        preview = partial(preview_of, model, step.denoised)
-        watch(report("sampling", step=step.index + 1, steps=step.total, preview=preview))
-
     try:
-        watch(report("encoding"))
-        latents = denoise(batch, request, model, settings, encoder, on_step)
+        latents = run.passes()
     except (Interrupted, Skipped) as stop:
-        if latest is None:
+        if run.latest is None:
             return [], stop
-        latents, stopped = latest, stop
-    watch(report("decoding", step=request.steps))
-    pixels = model.decode(latents)  # (B, 3, H, W)
-    if not pixels.isfinite().all():
-        raise NotFinite(
-            f"{checkpoint.model_name} gave values that are not numbers (NaN); no picture was made. "
-            "Try --no-half, or --no-half-vae, or another checkpoint."
+        latents, stopped = run.latest, stop
+    return run.pictures(latents, complete=stopped is None), stopped
+
+
+class BatchRun:
+    """One batch on its way. Lives as long as the batch."""
+
+    def __init__(self, number: int, plan: Plan, rig: Rig, shelf: Shelf, settings: Settings, watch: Watch):
+        self.request, self.batch = plan.request, plan.batches[number]
+        self.rig, self.shelf, self.settings, self.watch = rig, shelf, settings, watch
+        self.sizes = sizes_of(self.request)
+        self.spans = spans(self.request, settings.img2img_fix_steps)
+        self.latest: Tensor | None = None  # the model's last guess at the clean latents
+        self.initial: Initial | None = None
+        self.noted: dict[str, object] = {}  # for the infotext: what sampler, networks and refiner add
+        self.warnings: dict[str, None] = {}  # sentences for the user, in order
+        total = sum(span.walked for span in self.spans)
+        self._report = partial(Progress, batch=number, batches=len(plan.batches), steps=total)
+        self._done = 0  # steps of the passes before
+
+    # --- the passes ----------------------------------------------------------------------------------------------
+
+    def passes(self) -> Tensor:
+        """(B, C, H/8, W/8). Interrupted and Skipped pass through; `latest` is what there is then."""
+        self.watch(self._report("encoding"))
+        latents = self.first_pass()
+        if self.request.hires is None or self.sizes is None:
+            return latents
+        self._done += self.spans[0].walked
+        return self.second_pass(latents)
+
+    def first_pass(self) -> Tensor:
+        request, settings = self.request, self.settings
+        size = (request.width, request.height)
+        prompts = [split(image.prompt) for image in self.batch]
+        model = self.use(request.checkpoint, prompts, size, second=False)
+        start = None
+        if request.init:
+            self.initial = prepare(request, self.batch, model, settings, self.shelf.picture)
+            start = Start(
+                self.initial.latent,
+                self.initial.blend,
+                settings.initial_noise_multiplier,
+                settings.img2img_extra_noise,
+            )
+        info = sampler_info(request.sampler)
+        calls = request.steps * 2 if info.second_order else request.steps  # what [from:to:when] counts
+        timeline = Timeline(calls, old=settings.use_old_scheduling)
+        negatives = [image.negative_prompt for image in self.batch]
+        scale = request.cfg_scale * (CFG_PP_SCALE if info.cfg_pp else 1)
+        guide = self.guide_of(prompts, negatives, timeline, scale, size, second=False)
+        walk = Walk(info, request.schedule, self.spans[0], self.noise_of(size), guide, start)
+        latents = denoise(walk, model, settings, self.on_step)
+        return self.initial.settled(latents) if self.initial else latents
+
+    def second_pass(self, latents: Tensor) -> Tensor:
+        request, hires, sizes, settings = self.request, self.request.hires, self.sizes, self.settings
+        assert hires and sizes
+        latents = enlarge(latents, hires.upscaler, sizes, self.batch, self.rig.model, self.shelf, settings)
+        self.latest = latents
+        use_first = settings.hires_fix_use_firstpass_conds
+        prompts = [split(image.prompt if use_first else image.hires_prompt) for image in self.batch]
+        negatives = [image.negative_prompt if use_first else image.hires_negative_prompt for image in self.batch]
+        model = self.use(hires.checkpoint or request.checkpoint, prompts, sizes.target, second=True)
+        info = sampler_info(hires.sampler or request.sampler)
+        first = sampler_info(request.sampler)
+        steps, base = hires.steps or request.steps, request.steps
+        timeline = Timeline.of_hires_pass(
+            steps * (2 if info.second_order else 1),
+            base * (2 if first.second_order else 1),
+            old=settings.use_old_scheduling,
         )
-    made = [
-        GeneratedImage(
-            index=image.index,
-            image=picture,
-            infotext=infotext_of(request, image, checkpoint, settings),
-            plan=image,
-            complete=stopped is None,
+        scale = (hires.cfg_scale or request.cfg_scale) * (CFG_PP_SCALE if info.cfg_pp else 1)
+        guide = self.guide_of(prompts, negatives, timeline, scale, sizes.target, second=True)
+        walk = Walk(
+            info,
+            hires.schedule or request.schedule,
+            self.spans[1],
+            self.noise_of(sizes.target),
+            guide,
+            Start(latents.to(model.device), extra_noise=settings.img2img_extra_noise),
         )
-        for image, picture in zip(batch, to_pictures(pixels), strict=True)
-    ]
-    return made, stopped
+        return denoise(walk, model, settings, self.on_step)
+
+    def use(self, checkpoint: str, prompts: list[Prompt], size: Size, second: bool) -> Model:
+        """The networks of the first prompt are those of its batch, as in A1111."""
+        tags = prompts[0].networks if self.request.use_networks else ()
+        settings = self.settings
+        merging = ratio_for(
+            settings.token_merging_ratio,
+            settings.token_merging_ratio_img2img,
+            settings.token_merging_ratio_hr,
+            is_img2img=self.request.init is not None,
+            is_hires=second,
+        )
+        return self.rig.use(checkpoint, tags, text_options(settings, size), merging)
+
+    def guide_of(
+        self, prompts: list[Prompt], negatives: list[str], timeline: Timeline, scale: float, size: Size, second: bool
+    ) -> Guide:
+        """The model at work under guidance; the refiner takes over where it should."""
+        request, rig, settings = self.request, self.rig, self.settings
+        told = Prompts([prompt.text for prompt in prompts], negatives, rig.encoder, timeline)
+        told.encode()
+        self.warnings |= dict.fromkeys(rig.warnings())
+        if not second:
+            self.noted |= rig.notes(told.said())
+        seen: dict[Model, Tensor | None] = {}
+
+        def beside() -> Tensor | None:
+            if rig.model not in seen:
+                seen[rig.model] = beside_for(
+                    rig.model, len(self.batch), size[1], size[0], self.initial, settings.inpainting_mask_weight
+                )
+            return seen[rig.model]
+
+        handover = None
+        if request.refiner and wants_refiner(request, settings, second):
+
+            def take_over() -> None:
+                assert request.refiner
+                self.use(request.refiner.checkpoint, prompts, size, second)
+                told.encode_with(rig.encoder)
+                self.noted |= refiner_fields(
+                    rig.checkpoint.short_title, request.refiner.switch_at, settings, request.hires is not None
+                )
+
+            by_steps = settings.refiner_switch_by_sample_steps
+            handover = Handover(request.refiner.switch_at, timeline.steps if by_steps else None, take_over)
+        image_scale = request.init.image_cfg_scale if request.init else 1.5
+        return Guide(lambda: rig.model, told, scale, beside, image_scale, handover)
+
+    def noise_of(self, size: Size) -> ImageNoise:
+        """Every image's own noise, from its seed."""
+        request, latent = self.request, self.rig.model.latent
+        variation = None
+        if request.variation_strength:
+            variation = Variation(tuple(image.variation_seed for image in self.batch), request.variation_strength)
+        resize_from = None
+        if request.seed_resize_width and request.seed_resize_height:
+            resize_from = (request.seed_resize_height // latent.factor, request.seed_resize_width // latent.factor)
+        info = sampler_info(request.sampler)
+        return ImageNoise(
+            (latent.channels, size[1] // latent.factor, size[0] // latent.factor),
+            [image.seed for image in self.batch],
+            self.settings.randn_source,
+            self.rig.model.device,
+            variation,
+            resize_from,
+            later_seed_delta=self.settings.eta_noise_seed_delta if info.uses_ensd else 0,
+        )
+
+    def on_step(self, step: Step) -> None:
+        self.latest = step.denoised
+        preview = partial(preview_of, self.rig.model, step.denoised)
+        self.watch(self._report("sampling", step=self._done + step.index + 1, preview=preview))
+
+    # --- the pictures --------------------------------------------------------------------------------------------
+
+    def pictures(self, latents: Tensor, complete: bool) -> list[GeneratedImage]:
+        report = self._report("decoding")
+        self.watch(replace(report, step=report.steps))
+        pixels = self.rig.model.decode(latents)  # (B, 3, H, W)
+        if not pixels.isfinite().all():
+            raise NotFinite(
+                f"{self.rig.checkpoint.model_name} gave values that are not numbers (NaN); no picture was made. "
+                "Try --no-half, or --no-half-vae, or another checkpoint."
+            )
+        facts = self.facts()
+        made = []
+        for place, (image, picture) in enumerate(zip(self.batch, to_pictures(pixels), strict=True)):
+            beside: tuple[tuple[str, Image.Image], ...] = ()
+            if self.initial:
+                picture, beside = finished(self.initial, place, picture, latents, self.settings)
+            fields = fields_of(self.request, image, facts, self.settings)
+            text = write(image.prompt, image.negative_prompt, fields)
+            made.append(GeneratedImage(image.index, picture, text, image, complete, beside, tuple(self.warnings)))
+        return made
+
+    def facts(self) -> RunFacts:
+        """What the infotexts say beside the request."""
+        request, hires = self.request, self.request.hires
+        info = sampler_info(request.sampler)
+        schedule = resolve(info, request.schedule)
+        base = self.shelf.identity(request.checkpoint)
+        hires_schedule = "Automatic"
+        if hires:
+            hires_schedule = resolve(sampler_info(hires.sampler or request.sampler), hires.schedule or request.schedule)
+        other = hires.checkpoint if hires and hires.checkpoint != request.checkpoint else ""
+        return RunFacts(
+            checkpoint_name=base.model_name,
+            checkpoint_hash=base.shorthash,
+            schedule=schedule,
+            version=f"easel-v{VERSION}",
+            hires_schedule=hires_schedule,
+            hires_checkpoint=self.shelf.identity(other).short_title if other else "",
+            sees_mask=self.rig.model.image_channels == 5,
+            edits=self.rig.model.image_channels == 4,
+            noted={**self.noted, **notes_for(info, schedule, self.settings)},
+        )
 
 
 class NotFinite(ValueError):
     """The networks gave NaN or infinity: a black picture is not a picture."""
 
 
-def infotext_of(request: GenerationRequest, image: ImagePlan, checkpoint: Checkpoint, settings: Settings) -> str:
-    """The parameters of one picture, as A1111 writes them."""
-    info = sampler_info(request.sampler)
-    schedule = resolve(info, request.schedule)
-    fields = generation_fields(
-        steps=request.steps,
-        sampler=info.name,
-        schedule=schedule,
-        cfg_scale=request.cfg_scale,
-        seed=image.seed,
-        width=request.width,
-        height=request.height,
-        checkpoint_name=checkpoint.model_name,
-        checkpoint_hash=checkpoint.shorthash,
-        prompt=image.prompt,
-        negative_prompt=image.negative_prompt,
-        settings=settings,
-        version=f"easel-v{VERSION}",
-        uses_ensd=info.uses_ensd,
-        extra=notes_for(info, schedule, settings),
+def wants_refiner(request: GenerationRequest, settings: Settings, second: bool) -> bool:
+    """Whether the refiner may take over in this pass. It never does where it is the checkpoint itself."""
+    base = request.hires.checkpoint if second and request.hires and request.hires.checkpoint else request.checkpoint
+    if request.refiner is None or request.refiner.checkpoint == base:
+        return False
+    if request.hires is None:
+        return True
+    return settings.hires_fix_refiner_pass in ("both passes", "second pass" if second else "first pass")
+
+
+def text_options(settings: Settings, size: Size) -> TextOptions:
+    return TextOptions(
+        settings.emphasis,
+        settings.CLIP_stop_at_last_layers,
+        settings.comma_padding_backtrack,
+        width=size[0],
+        height=size[1],
+        crop_top=settings.sdxl_crop_top,
+        crop_left=settings.sdxl_crop_left,
+        aesthetic_score=settings.sdxl_refiner_high_aesthetic_score,
+        negative_aesthetic_score=settings.sdxl_refiner_low_aesthetic_score,
+        clip_l_skip=settings.sdxl_clip_l_skip,
     )
-    return write(image.prompt, image.negative_prompt, fields)
-
-
-def text_options(settings: Settings) -> TextOptions:
-    return TextOptions(settings.emphasis, settings.CLIP_stop_at_last_layers, settings.comma_padding_backtrack)
-
-
-def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in 0–1 -> PIL images."""
-    # Cut off, not rounded, as A1111 does: pictures can be compared byte for byte.
-    array = (pixels * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in array]
 
 
 def preview_of(model: Model, latents: Tensor) -> Image.Image:

@@ -62,6 +62,7 @@ class Texts:
     styles: Sequence[Style] = ()
     wildcards: Lines = lambda name: ()
     comments: bool = True
+    completed: Callable[[str], str] = str  # adds the networks that the settings want in every prompt
 
 
 def settle(
@@ -115,8 +116,8 @@ def _image(request: GenerationRequest, index: int, texts: Texts) -> ImagePlan:
         batch=index // request.batch_size,
         seed=seed,
         variation_seed=variation_seed,
-        prompt=written(request.prompt, prompts),
+        prompt=texts.completed(written(request.prompt, prompts)),
         negative_prompt=written(request.negative_prompt, negatives),
-        hires_prompt=written(hires and hires.prompt or request.prompt, prompts),
+        hires_prompt=texts.completed(written(hires and hires.prompt or request.prompt, prompts)),
         hires_negative_prompt=written(hires and hires.negative_prompt or request.negative_prompt, negatives),
     )

@@ -72,6 +72,17 @@ class Prompts:
         """Another model's text encoder, from the next call on."""
         self._encoder = encoder
 
+    def encode(self) -> None:
+        """All of it now, so that what the prompts use is known before the first step."""
+        for negative, schedules in ((True, self._negatives), (False, self._parts)):
+            for texts in schedules:
+                self._encoder.group([until.text for until in texts], negative)
+
+    def said(self) -> list[list[str]]:
+        """What is encoded: negative prompts first; of each prompt, once, all texts of its schedule."""
+        texts = (tuple(until.text for until in untils) for untils in [*self._negatives, *self._parts])
+        return [list(group) for group in dict.fromkeys(texts)]
+
     def next(self) -> tuple[Conditioning, Conditioning]:
         """P of all parts, B of the negative prompts."""
         # A1111 counts calls from 0 and the steps of a prompt from 1, so that every change comes one call late.

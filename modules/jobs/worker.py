@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from modules.generation.plan import Plan, plan
+from modules.generation.plan import Plan, Texts, plan
 from modules.generation.progress import Interrupted, Phase, Progress, Skipped, Stopped, Watch
+from modules.generation.steps import spans
 from modules.jobs.events import Event, EventBus
 from modules.jobs.job import Job, State
 from modules.jobs.keeper import Keeper
@@ -43,7 +44,7 @@ class Engine(Protocol):
     def load(self, checkpoint: Checkpoint) -> Any: ...
 
     def generate(
-        self, plan: Plan, model: Any, checkpoint: Checkpoint, settings: Settings, watch: Watch
+        self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
     ) -> Iterator["GeneratedImage"]: ...
 
 
@@ -61,7 +62,7 @@ class NoEngine:
         raise JobFailed(self._sentence)
 
     def generate(
-        self, plan: Plan, model: Any, checkpoint: Checkpoint, settings: Settings, watch: Watch
+        self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
     ) -> Iterator["GeneratedImage"]:
         raise JobFailed(self._sentence)
 
@@ -98,7 +99,9 @@ class Worker:
         engine_factory: EngineFactory,
         preload: Callable[[], Checkpoint] | None,  # what to load while there is nothing to do; None: nothing
         report: Report,
+        texts: Callable[[Settings], Texts] = lambda settings: Texts(),
     ):
+        self._texts = texts
         self._queue, self._bus, self._library, self._keeper = queue, bus, library, keeper
         self._engine_factory, self._preloads, self._report = engine_factory, preload, report
         self._preloaded: object = None
@@ -197,16 +200,16 @@ class Worker:
         job = run.job
         settings = Settings().with_overrides(job.settings)
         teller = Teller(self, run, settings)
-        teller.tell(Progress("loading", batches=job.request.batch_count, steps=job.request.steps), 0)
+        teller.tell(Progress("loading", batches=job.request.batch_count, steps=teller.steps), 0)
         checkpoint = self._checkpoint_of(job)
         try:
-            model = self._load(engine, checkpoint)
+            self._load(engine, checkpoint)
         except Exception as error:
             self._report("failed", _sentence(error))
             raise
-        todo = plan(job.request, {image.index for image in job.images})
+        todo = plan(job.request, {image.index for image in job.images}, self._texts(settings))
         last_of_batch = {batch[-1].index for batch in todo.batches}
-        pictures = iter(()) if run.ends else engine.generate(todo, model, checkpoint, settings, teller.watch)
+        pictures = iter(()) if run.ends else engine.generate(todo, checkpoint, settings, teller.watch)
         cut = False
         for made in pictures:
             cut = cut or (not made.complete and run.ends)
@@ -258,10 +261,10 @@ class Teller:
         self._worker, self._run = worker, run
         self._every = settings.show_progress_every_n_steps if settings.live_previews_enable else -1
         request = run.job.request
-        self._steps = request.steps
+        self.steps = sum(span.walked for span in spans(request, settings.img2img_fix_steps))
         self._before = len(run.job.images) // request.batch_size  # batches that an earlier run has finished
         self._batches = request.batch_count
-        self._pace = Pace(self._batches * self._steps)
+        self._pace = Pace(self._batches * self.steps)
         self._started = time.monotonic()
         self._told: tuple[float, str, int] = (0.0, "", -1)  # when, phase, batch
         self._next_preview = 0.0
@@ -284,13 +287,13 @@ class Teller:
 
     def tell_saving(self, batch: int) -> None:
         """Saving counts as the end of its batch."""
-        progress = Progress("saving", batch - self._before, self._batches, self._steps, self._steps)
+        progress = Progress("saving", batch - self._before, self._batches, self.steps, self.steps)
         self.tell(progress, self._done(progress))
 
     def _done(self, progress: Progress) -> int:
         """Steps of the whole job that are behind us."""
         batch = min(self._before + progress.batch, self._batches - 1)
-        return batch * self._steps + min(progress.step, self._steps)
+        return batch * self.steps + min(progress.step, self.steps)
 
     def tell(self, progress: Progress, done: int) -> None:
         now = time.monotonic()

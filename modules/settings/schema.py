@@ -136,10 +136,8 @@ class Compatibility(Section):
     use_old_emphasis_implementation: bool = setting(False, "Emphasis as in 2022.", effective=False)
     use_old_karras_scheduler_sigmas: bool = setting(False, "Karras noise levels from 0.1 to 10.")
     no_dpmpp_sde_batch_determinism: bool = setting(False, "Let SDE samplers give other pictures in a batch than alone.")
-    use_old_hires_fix_width_height: bool = setting(
-        False, "Width and height are those of the final picture.", effective=False
-    )
-    hires_fix_use_firstpass_conds: bool = setting(False, "Second pass with the first pass's prompts.", effective=False)
+    use_old_hires_fix_width_height: bool = setting(False, "Width and height are those of the final picture.")
+    hires_fix_use_firstpass_conds: bool = setting(False, "Second pass with the first pass's prompts.")
     use_old_scheduling: bool = setting(
         False, "Prompt editing counts as in old versions.", infotext="Old prompt editing timelines"
     )
@@ -147,7 +145,7 @@ class Compatibility(Section):
         False, "Round the noise schedule to half precision.", infotext="Downcast alphas_cumprod", effective=False
     )
     refiner_switch_by_sample_steps: bool = setting(
-        False, "Refiner fraction counts sampler steps.", infotext="Refiner switch by sampling steps", effective=False
+        False, "Refiner fraction counts sampler steps.", infotext="Refiner switch by sampling steps"
     )
 
 
@@ -157,11 +155,13 @@ class ExtraNetworks(Section):
     extra_networks_default_multiplier: float = setting(
         1.0, "Weight that a card inserts.", ge=0, le=2, step=0.01, effective=False
     )
+    sd_lora: str = setting("None", "A LoRA that every prompt gets.")
+    sd_hypernetwork: str = setting("None", "A hypernetwork that every prompt gets.")
+    lora_functional: bool = setting(False, "Compute LoRAs beside the weights instead of adding them: slower.")
+    lora_bundled_ti_to_infotext: bool = setting(True, "Hashes of embeddings inside of LoRAs go into the infotext.")
     extra_networks_add_text_separator: str = setting(" ", "Text before an inserted network.", effective=False)
-    textual_inversion_add_hashes_to_infotext: bool = setting(
-        True, "Hashes of embeddings go into the infotext.", effective=False
-    )
-    lora_add_hashes_to_infotext: bool = setting(True, "Hashes of LoRAs go into the infotext.", effective=False)
+    textual_inversion_add_hashes_to_infotext: bool = setting(True, "Hashes of embeddings go into the infotext.")
+    lora_add_hashes_to_infotext: bool = setting(True, "Hashes of LoRAs go into the infotext.")
     lora_preferred_name: Literal["Alias from file", "Filename"] = setting(
         "Alias from file", "Name that a LoRA card inserts.", effective=False
     )
@@ -177,13 +177,11 @@ class Optimizations(Section):
         False, "Skip at every step, not every other.", infotext="NGMS all steps", effective=False
     )
     token_merging_ratio: float = setting(
-        0.0, "Share of tokens to merge.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio", effective=False
+        0.0, "Share of tokens to merge.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio"
     )
-    token_merging_ratio_img2img: float = setting(
-        0.0, "The same in img2img. 0: as above.", ge=0, le=0.9, step=0.1, effective=False
-    )
+    token_merging_ratio_img2img: float = setting(0.0, "The same in img2img. 0: as above.", ge=0, le=0.9, step=0.1)
     token_merging_ratio_hr: float = setting(
-        0.0, "The same in the hires pass.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio hr", effective=False
+        0.0, "The same in the hires pass.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio hr"
     )
     pad_cond_uncond: bool = setting(
         False, "Pad prompt and negative prompt to one length.", infotext="Pad conds", effective=False
@@ -270,11 +268,18 @@ class StableDiffusion(Section):
     randn_source: Literal["GPU", "CPU", "NV"] = setting(
         "GPU", "Where noise comes from. CPU and NV give the same picture on every machine.", infotext="RNG"
     )
-    tiling: bool = setting(False, "Make pictures that tile.", infotext="Tiling", effective=False)
-    hires_fix_refiner_pass: Literal["first pass", "second pass", "both passes"] = setting(
-        "second pass", "Where the refiner works.", infotext="Hires refiner", effective=False
+    tiling: bool = setting(False, "Make pictures that tile.", infotext="Tiling")
+    sdxl_crop_top: int = setting(0, "SDXL is told that the picture was cut here, in pixels.", ge=0, le=1024, step=1)
+    sdxl_crop_left: int = setting(0, "The same from the left.", ge=0, le=1024, step=1)
+    sdxl_refiner_high_aesthetic_score: float = setting(
+        6.0, "What the SDXL refiner is to aim at.", ge=0, le=10, step=0.1
     )
-    enable_prompt_comments: bool = setting(True, "Text after # in a prompt is a comment.", effective=False)
+    sdxl_refiner_low_aesthetic_score: float = setting(2.5, "What it is to keep away from.", ge=0, le=10, step=0.1)
+    sdxl_clip_l_skip: bool = setting(False, "Clip skip counts for SDXL's first text encoder too.")
+    hires_fix_refiner_pass: Literal["first pass", "second pass", "both passes"] = setting(
+        "second pass", "Where the refiner works.", infotext="Hires refiner"
+    )
+    enable_prompt_comments: bool = setting(True, "Text after # in a prompt is a comment.")
     sd_vae: str = setting("Automatic", "The VAE: a file's name, Automatic or None.", infotext="VAE", effective=False)
     sd_checkpoint_hash: str = setting("", "The sha256 of the checkpoint in use; kept by the program.", effective=False)
 
@@ -289,20 +294,19 @@ class ImageToImage(Section):
         le=1,
         step=0.01,
         infotext="Conditional mask weight",
-        effective=False,
     )
     initial_noise_multiplier: float = setting(
-        1.0, "Strength of the first noise.", ge=0, le=1.5, step=0.001, infotext="Noise multiplier", effective=False
+        1.0, "Strength of the first noise.", ge=0, le=1.5, step=0.001, infotext="Noise multiplier"
     )
     img2img_extra_noise: float = setting(
-        0.0, "More noise on the init image.", ge=0, le=1, step=0.01, infotext="Extra noise", effective=False
+        0.0, "More noise on the init image.", ge=0, le=1, step=0.01, infotext="Extra noise"
     )
-    img2img_color_correction: bool = setting(False, "Match the init image's colours.", effective=False)
-    img2img_fix_steps: bool = setting(False, "Do exactly the steps that are asked for.", effective=False)
-    img2img_background_color: str = setting("#ffffff", "Colour under transparent init images.", effective=False)
-    return_mask: bool = setting(False, "Show the mask too.", effective=False)
-    return_mask_composite: bool = setting(False, "Show the inpainted part too.", effective=False)
-    overlay_inpaint: bool = setting(True, "Paste inpainted parts into the original.", effective=False)
+    img2img_color_correction: bool = setting(False, "Match the init image's colours.")
+    img2img_fix_steps: bool = setting(False, "Do exactly the steps that are asked for.")
+    img2img_background_color: str = setting("#ffffff", "Colour under transparent init images.")
+    return_mask: bool = setting(False, "Show the mask too.")
+    return_mask_composite: bool = setting(False, "Show the inpainted part too.")
+    overlay_inpaint: bool = setting(True, "Paste inpainted parts into the original.")
 
 
 class Upscaling(Section):

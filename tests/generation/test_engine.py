@@ -1,16 +1,19 @@
 """The engine on a real tiny model: what it yields, how it ends early, and that a picture depends on its seed alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modules.generation.engine import GeneratedImage, NotFinite, generate
 from modules.generation.plan import plan
 from modules.generation.progress import Interrupted, Progress, Skipped, Stopped
-from modules.generation.request import GenerationRequest
+from modules.generation.request import RESIZE_MODES, GenerationRequest, Hires, Init, Mask, Refiner
+from modules.generation.shelf import Loaded, Shelf
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.settings.schema import Settings
 from tests.tiny import tiny_folder as tiny_folder
@@ -29,7 +32,7 @@ def request(**changes: Any) -> GenerationRequest:
 
 
 def run(wanted: GenerationRequest, model: Any, checkpoint: Checkpoint, watch: Any = lambda p: None, **settings: Any):
-    return list(generate(plan(wanted), model, checkpoint, Settings().with_overrides(settings), watch))
+    return list(generate(plan(wanted), Shelf.of(model, checkpoint), Settings().with_overrides(settings), watch))
 
 
 def pixels(image: GeneratedImage) -> Any:
@@ -115,9 +118,9 @@ def test_cfg_1_asks_the_model_once_and_equals_the_long_way(
     batches: list[int] = []
     predict = tiny_model.predict_eps
 
-    def counted(x: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    def counted(x: torch.Tensor, t: torch.Tensor, c: Any, beside: Any) -> torch.Tensor:
         batches.append(len(x))
-        return predict(x, t, c)  # type: ignore[no-any-return]
+        return predict(x, t, c, beside)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(tiny_model, "predict_eps", counted)
     short = run(request(cfg_scale=1), tiny_model, checkpoint)[0]
@@ -133,7 +136,7 @@ def test_prompts_of_different_lengths_go_separately(tiny_model: Any, checkpoint:
 
 
 def test_inference_mode_does_not_leak_to_the_caller(tiny_model: Any, checkpoint: Checkpoint) -> None:
-    pictures = generate(plan(request()), tiny_model, checkpoint, Settings(), lambda progress: None)
+    pictures = generate(plan(request()), Shelf.of(tiny_model, checkpoint), Settings(), lambda progress: None)
     next(pictures)
     assert not torch.is_inference_mode_enabled()
 
@@ -144,3 +147,63 @@ def test_the_infotext_says_how(tiny_model: Any, checkpoint: Checkpoint) -> None:
         "a cat\nNegative prompt: dog\nSteps: 3, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7.5, Seed: 7, "
         f"Size: 64x64, Model hash: {checkpoint.shorthash}, Model: tiny, Version: easel-v"
     )
+
+
+def test_the_models_of_a_refiner_and_of_a_hires_pass_take_over(tiny_model: Any, checkpoint: Checkpoint) -> None:
+    loaded: list[str] = []
+    others = {name: replace(checkpoint, name=name) for name in ("tiny", "fine", "large")}
+
+    def load(name: str) -> Loaded:
+        loaded.append(name)
+        return Loaded(tiny_model, others[name])
+
+    shelf = Shelf(load, others.__getitem__)
+    wanted = request(refiner=Refiner(checkpoint="fine", switch_at=0.5), batch_count=2)
+    pictures = list(generate(plan(wanted), shelf, Settings(), lambda progress: None))
+    assert loaded == ["tiny", "fine", "tiny", "fine"]
+    assert all("Model: tiny, " in p.infotext for p in pictures)
+    assert all(f"Refiner: fine [{checkpoint.shorthash}], Refiner switch at: 0.5" in p.infotext for p in pictures)
+
+    loaded.clear()
+    wanted = request(hires=Hires(checkpoint="large", scale=1.5, denoising_strength=0.5))
+    seen: list[Progress] = []
+    (picture,) = generate(plan(wanted), shelf, Settings(), seen.append)
+    assert loaded == ["tiny", "large"] and picture.image.size == (96, 96)
+    assert "Hires checkpoint: large [" in picture.infotext
+    sampling = [p for p in seen if p.phase == "sampling"]
+    assert [p.step for p in sampling] == [1, 2, 3, 4, 5, 6] and {p.steps for p in sampling} == {6}
+
+
+def test_a_hires_pass_that_is_interrupted_leaves_the_enlarged_picture(tiny_model: Any, checkpoint: Checkpoint) -> None:
+    def watch(progress: Progress) -> None:
+        if progress.phase == "sampling" and progress.step == 5:
+            raise Interrupted
+
+    (picture,) = run(request(hires=Hires(scale=1.5)), tiny_model, checkpoint, watch)
+    assert picture.image.size == (96, 96) and not picture.complete
+
+
+def test_strength_0_changes_nothing_in_the_second_pass(tiny_model: Any, checkpoint: Checkpoint) -> None:
+    wanted = request(hires=Hires(upscaler="Latent (nearest)", scale=2, denoising_strength=0))
+    (picture,) = run(wanted, tiny_model, checkpoint)
+    assert picture.image.size == (128, 128)
+
+
+def test_an_unknown_upscaler_fails_with_its_name(tiny_model: Any, checkpoint: Checkpoint) -> None:
+    with pytest.raises(ValueError, match="no upscaler 'Enormous'"):
+        run(request(hires=Hires(upscaler="Enormous")), tiny_model, checkpoint)
+
+
+def test_img2img_of_a_size_that_is_not_the_requests(tiny_model: Any, checkpoint: Checkpoint) -> None:
+    picture = Image.new("RGBA", (50, 41), (200, 10, 10, 128))
+    mask = Image.new("L", (10, 10))
+    mask.paste(255, (2, 2, 6, 6))
+    shelf = replace(Shelf.of(tiny_model, checkpoint), picture={"a" * 64: picture, "b" * 64: mask}.__getitem__)
+    for mode in RESIZE_MODES:
+        wanted = request(init=Init(images=("a" * 64,), resize_mode=mode))
+        (made,) = generate(plan(wanted), shelf, Settings(), lambda progress: None)
+        assert made.image.size == (64, 64)
+    for only_masked in (False, True):
+        wanted = request(init=Init(images=("a" * 64,), mask=Mask(image="b" * 64, only_masked=only_masked)))
+        (made,) = generate(plan(wanted), shelf, Settings(), lambda progress: None)
+        assert made.image.size == ((50, 41) if only_masked else (64, 64))

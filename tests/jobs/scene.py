@@ -48,9 +48,7 @@ class Painter:
         self.loaded.append(checkpoint.name)
         return checkpoint.name
 
-    def generate(
-        self, plan: Plan, model: Any, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Iterator[Painted]:
+    def generate(self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch) -> Iterator[Painted]:
         steps = plan.request.steps
         for number, batch in enumerate(plan.batches):
             stop: Exception | None = None

@@ -188,11 +188,11 @@ def test_fields_that_ask_for_nothing_are_taken(quick):
 
 
 def test_unknown_names_are_warned_of(quick):
-    answer = txt2img(quick, stpes=5, override_settings={"no_such": 1, "tiling": True}).json()
+    answer = txt2img(quick, stpes=5, override_settings={"no_such": 1, "samples_log_stdout": True}).json()
     assert answer["warnings"] == [
         "unknown field stpes",
         "unknown setting no_such",
-        "the setting tiling has no effect yet",
+        "the setting samples_log_stdout has no effect yet",
     ]
 
 

@@ -1,0 +1,110 @@
+"""The model at work: loaded, and changed as the request wants it, with everything undone at the end."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+from modules.families.family import Model, TextOptions
+from modules.families.networks.applied import applied
+from modules.families.networks.embeddings import FittedEmbeddings
+from modules.families.networks.tiling import tiling
+from modules.families.networks.token_merging import token_merging
+from modules.generation.prompts import Encoder
+from modules.generation.shelf import Loaded, Shelf
+from modules.library.checkpoints import Checkpoint
+from modules.library.network_tags import Network, hashes_of, networks_from
+from modules.prompt.networks import NetworkTag
+from modules.settings.schema import Settings
+
+
+@dataclass
+class AtWork:
+    """One checkpoint with its networks."""
+
+    loaded: Loaded
+    networks: Sequence[Network] = ()
+    warnings: list[str] = field(default_factory=list)  # sentences for the user
+    embeddings: FittedEmbeddings | None = None
+
+
+class Rig:
+    """Use it with `with`. One checkpoint at a time: `use` undoes what it did before, where that differs."""
+
+    def __init__(self, shelf: Shelf, settings: Settings):
+        self._shelf, self._settings = shelf, settings
+        self._at_work: AtWork | None = None
+        self._encoder: Encoder | None = None
+        self._keys: tuple[object, object, object] = (None, None, None)
+        self._networks, self._manner = ExitStack(), ExitStack()  # what undoes them
+
+    def __enter__(self) -> "Rig":
+        return self
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._manner.close()
+        self._networks.close()
+        self._at_work = self._encoder = None
+        self._keys = (None, None, None)
+
+    def use(self, checkpoint: str, tags: Sequence[NetworkTag], options: TextOptions, merging: float) -> Model:
+        """The model of this checkpoint with these networks. `merging` (0–1): the share of tokens to merge."""
+        keys = ((checkpoint, tuple(tags)), merging, options)
+        if keys[0] != self._keys[0]:
+            self.__exit__()
+            self._at_work = self._changed(self._shelf.load(checkpoint), tags)
+        if keys[:2] != self._keys[:2]:
+            self._manner.close()
+            self._manner.enter_context(tiling(self.model, self._settings.tiling))
+            self._manner.enter_context(token_merging(self.model, merging))
+        if keys != self._keys:
+            self._encoder = Encoder(self.model, replace(options, embeddings=self.at_work.embeddings))
+        self._keys = keys
+        return self.model
+
+    def _changed(self, loaded: Loaded, tags: Sequence[NetworkTag]) -> AtWork:
+        shelf, settings, at_work = self._shelf, self._settings, AtWork(loaded)
+        if shelf.networks is not None:
+            at_work.networks, at_work.warnings = networks_from(tags, shelf.networks)
+            changes = applied(loaded.model, at_work.networks, settings.lora_functional)
+            report = self._networks.enter_context(changes)
+            at_work.warnings += report.warnings
+            if shelf.embeddings is not None:
+                at_work.embeddings = shelf.embeddings.fitted(loaded.model, report.embeddings)
+        return at_work
+
+    def notes(self, said: Sequence[Sequence[str]]) -> dict[str, object]:
+        """The infotext's fields about networks. `said`: what was encoded, negative prompts first; of each prompt all
+        texts of its schedule."""
+        at_work, settings, networks = self.at_work, self._settings, self._shelf.networks
+        if networks is None:
+            return {}
+        notes: dict[str, object] = {"Hypernet hashes": hashes_of(at_work.networks, "hypernetwork", networks)}
+        if settings.lora_add_hashes_to_infotext:
+            notes["Lora hashes"] = hashes_of(at_work.networks, "lora", networks)
+        if at_work.embeddings is not None and settings.textual_inversion_add_hashes_to_infotext:
+            notes["TI hashes"] = at_work.embeddings.hashes(said, settings.lora_bundled_ti_to_infotext)
+        return {name: value for name, value in notes.items() if value}
+
+    def warnings(self) -> list[str]:
+        """What the user should know of the networks, by now."""
+        skipped = self.at_work.embeddings.skipped if self.at_work.embeddings else {}
+        return [*self.at_work.warnings, *(f"embedding {name}: {reason}" for name, reason in skipped.items())]
+
+    @property
+    def at_work(self) -> AtWork:
+        assert self._at_work is not None, "the rig is empty; use() comes first"
+        return self._at_work
+
+    @property
+    def model(self) -> Model:
+        return self.at_work.loaded.model
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.at_work.loaded.checkpoint
+
+    @property
+    def encoder(self) -> Encoder:
+        assert self._encoder is not None, "the rig is empty; use() comes first"
+        return self._encoder

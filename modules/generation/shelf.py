@@ -1,0 +1,42 @@
+"""What a run may take from: checkpoints and networks by name, pictures by id, upscalers by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from modules.families.family import Model
+from modules.families.networks.embeddings import EmbeddingStore
+from modules.imaging.resize import Upscale
+from modules.library.checkpoints import Checkpoint
+from modules.library.networks import NetworkLibrary
+from modules.settings.schema import Settings
+
+
+@dataclass(frozen=True)
+class Loaded:
+    model: Model
+    checkpoint: Checkpoint
+
+
+def no_picture(id: str) -> Image.Image:
+    raise ValueError(f"there is no input picture {id[:12]!r}")
+
+
+def no_upscaler(name: str, settings: Settings) -> Upscale:
+    raise ValueError(f"there is no upscaler {name[:80]!r}")
+
+
+@dataclass(frozen=True)
+class Shelf:
+    load: Callable[[str], Loaded]  # a checkpoint by its name, hashed; what was loaded before may be gone then
+    identity: Callable[[str], Checkpoint]  # the same without loading it
+    picture: Callable[[str], Image.Image] = no_picture  # an input picture by its id
+    upscaler: Callable[[str, Settings], Upscale] = no_upscaler  # by name; raises ValueError with a sentence
+    networks: NetworkLibrary | None = None  # LoRAs and hypernetworks
+    embeddings: EmbeddingStore | None = None
+
+    @classmethod
+    def of(cls, model: Model, checkpoint: Checkpoint) -> "Shelf":
+        """With this one model only."""
+        return cls(lambda name: Loaded(model, checkpoint), lambda name: checkpoint)
