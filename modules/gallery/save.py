@@ -22,7 +22,7 @@ from modules.settings.schema import ImageFormat, Settings
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["txt2img", "img2img", "extras", "grid"]
+Kind = Literal["txt2img", "img2img", "extras", "txt2img grid", "img2img grid"]
 
 MAX_JPEG_EXIF = 65_533  # bytes
 STALE_RESERVATION_S = 24 * 3600
@@ -54,7 +54,7 @@ def save(
     suffix: str = "",
 ) -> SavedImage:
     """All steps in one: for whoever keeps no record of its own."""
-    image_format = settings.grid_format if kind == "grid" else settings.samples_format
+    image_format = settings.grid_format if kind.endswith("grid") else settings.samples_format
     data = encode(image, infotext, image_format, settings)
     path = choose_path(root, kind, facts, settings, now, image=image, suffix=suffix)
     write_atomic(path, data)
@@ -73,7 +73,7 @@ def choose_path(
 ) -> Path:
     """Where the picture will be. Its folder exists and its number is reserved until write_atomic or release; `root` is
     what relative folders of the settings start from."""
-    grid = kind == "grid"
+    grid = kind.endswith("grid")
     folder = folder_for(root, kind, facts, settings, now, image)
     extension = settings.grid_format if grid else settings.samples_format
     prefix = "grid-" if grid else ""
@@ -101,10 +101,11 @@ def folder_for(
         "txt2img": settings.outdir_samples or settings.outdir_txt2img_samples,
         "img2img": settings.outdir_samples or settings.outdir_img2img_samples,
         "extras": settings.outdir_samples or settings.outdir_extras_samples,
-        "grid": settings.outdir_grids or settings.outdir_txt2img_grids,
+        "txt2img grid": settings.outdir_grids or settings.outdir_txt2img_grids,
+        "img2img grid": settings.outdir_grids or settings.outdir_img2img_grids,
     }[kind]
     folder = root / Path(base.replace("\0", "")).expanduser()
-    if not (settings.grid_save_to_dirs if kind == "grid" else settings.save_to_dirs):
+    if not (settings.grid_save_to_dirs if kind.endswith("grid") else settings.save_to_dirs):
         return folder
     pattern = settings.directories_filename_pattern or "[prompt_words]"
     return folder.joinpath(*safe_folders(expand(pattern, facts, now, image, settings.directories_max_prompt_words)))

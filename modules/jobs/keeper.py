@@ -6,12 +6,14 @@ import logging
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
 from modules.gallery.naming import NamingFacts
-from modules.gallery.save import SaveError, choose_path, encode, save, write_atomic, write_text
+from modules.gallery.save import Kind, SaveError, choose_path, encode, save, write_atomic, write_text
+from modules.generation.infotext import parse
+from modules.generation.plan import ImagePlan
 from modules.imaging.grid import image_grid
 from modules.jobs.events import Event, EventBus
 from modules.jobs.job import Job, JobImage
@@ -57,10 +59,10 @@ class Keeper:
         self, run: Run, made: "GeneratedImage", image: JobImage, checkpoint: Checkpoint, settings: Settings
     ) -> JobImage:
         """Under outputs/. A path of None tells that it failed, the warning why."""
-        facts = naming_facts(run.job, image, settings, checkpoint)
+        facts = naming_facts(run.job, image, settings, checkpoint, made.plan)
         try:
             data = encode(made.image, made.infotext, settings.samples_format, settings)
-            path = choose_path(self._data_dir, "txt2img", facts, settings, datetime.now(), image=made.image)
+            path = choose_path(self._data_dir, kind_of(run.job), facts, settings, datetime.now(), image=made.image)
             image = replace(image, path=path, kept=True)
             self._queue.intend(run, image, data)
             write_atomic(path, data)
@@ -109,8 +111,9 @@ class Keeper:
         if settings.grid_save:
             facts = naming_facts(job, job.images[0], settings)
             now = datetime.now()
+            kind: Kind = "img2img grid" if kind_of(job) == "img2img" else "txt2img grid"
             try:
-                save(sheet, text, root=self._data_dir, kind="grid", facts=facts, settings=settings, now=now)
+                save(sheet, text, root=self._data_dir, kind=kind, facts=facts, settings=settings, now=now)
             except SaveError as error:
                 warnings.append(str(error))
         return encode(sheet, text, "png", settings) if settings.return_grid else None
@@ -134,13 +137,29 @@ class Keeper:
         }
 
 
-def naming_facts(job: Job, image: JobImage, settings: Settings, checkpoint: Checkpoint | None = None) -> NamingFacts:
-    """What patterns of file names may say about a picture."""
+def kind_of(job: Job) -> Literal["txt2img", "img2img"]:
+    return "img2img" if job.request.init else "txt2img"
+
+
+def naming_facts(
+    job: Job,
+    image: JobImage,
+    settings: Settings,
+    checkpoint: Checkpoint | None = None,
+    plan: ImagePlan | None = None,
+) -> NamingFacts:
+    """What patterns of file names may say about a picture; with its plan, also its own prompts, styles included."""
     request = job.request
-    first = request.seed + image.index // request.batch_size * request.batch_size
+    first = image.index // request.batch_size * request.batch_size
+    seeds = [
+        request.seed if request.variation_strength else request.seed + n
+        for n in (first, first + request.batch_size - 1)
+    ]
+    part = request.init or request.hires
+    vae = parse(image.infotext).get("VAE")
     return NamingFacts(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+        prompt=plan.prompt if plan else request.prompt,
+        negative_prompt=plan.negative_prompt if plan else request.negative_prompt,
         seed=image.seed,
         steps=request.steps,
         cfg_scale=request.cfg_scale,
@@ -155,7 +174,11 @@ def naming_facts(job: Job, image: JobImage, settings: Settings, checkpoint: Chec
         batch_index=image.index % request.batch_size,
         batch_count=request.batch_count,
         image_index=image.index,
-        first_seed=first,
-        last_seed=first + request.batch_size - 1,
+        first_seed=seeds[0],
+        last_seed=seeds[1],
+        denoising_strength=part.denoising_strength if part else None,
+        prompt_without_styles=request.prompt,
+        styles=request.styles,
+        vae=str(vae).split(".")[0] if vae else None,
         job_timestamp=f"{datetime.fromtimestamp(job.started or job.created):%Y%m%d%H%M%S}",
     )

@@ -77,15 +77,13 @@ class SavingPaths(Section):
 
     outdir_samples: str = setting("", "One folder for all pictures. Empty: the folders below.", path=True)
     outdir_txt2img_samples: str = setting("outputs/txt2img-images", "Folder of txt2img pictures.", path=True)
-    outdir_img2img_samples: str = setting(
-        "outputs/img2img-images", "Folder of img2img pictures.", path=True, effective=False
-    )
+    outdir_img2img_samples: str = setting("outputs/img2img-images", "Folder of img2img pictures.", path=True)
     outdir_extras_samples: str = setting(
         "outputs/extras-images", "Folder of Extras pictures.", path=True, effective=False
     )
     outdir_grids: str = setting("", "One folder for all grids. Empty: the folders below.", path=True)
     outdir_txt2img_grids: str = setting("outputs/txt2img-grids", "Folder of txt2img grids.", path=True)
-    outdir_img2img_grids: str = setting("outputs/img2img-grids", "Folder of img2img grids.", path=True, effective=False)
+    outdir_img2img_grids: str = setting("outputs/img2img-grids", "Folder of img2img grids.", path=True)
     outdir_save: str = setting("log/images", "Folder of the Save button.", path=True, effective=False)
     outdir_init_images: str = setting("outputs/init-images", "Folder of kept init images.", path=True, effective=False)
 

@@ -73,7 +73,7 @@ def test_paths_as_measured(golden: Path, tmp_path: Path):
         overrides = {k: v for k, v in request["override_settings"].items() if k != "randn_source"}
         count = request.get("batch_size", 1)
         ours = [keep(tmp_path, facts=replace(FACTS, seed=42 + n), **overrides) for n in range(count)]
-        ours += [keep(tmp_path, "grid", **overrides)] if count > 1 else []
+        ours += [keep(tmp_path, "txt2img grid", **overrides)] if count > 1 else []
         wanted = {file["path"] for file in case["files"] if file["path"].startswith("outputs") and "size" in file}
         assert {relative(saved, tmp_path) for saved in ours} == wanted, case["name"]
         checked += len(ours)
@@ -321,3 +321,9 @@ def test_a_killed_writer_leaves_no_half_picture(tmp_path: Path):
             data = path.read_bytes()
             assert len(data) == 2_000_000 and len(set(data)) == 1
     assert path.exists(), "no writer got as far as one file"
+
+
+def test_img2img_and_its_grids_have_folders_of_their_own(tmp_path: Path):
+    assert relative(keep(tmp_path, "img2img"), tmp_path).startswith("outputs/img2img-images/")
+    assert relative(keep(tmp_path, "img2img grid"), tmp_path).startswith("outputs/img2img-grids/")
+    assert relative(keep(tmp_path, "img2img grid", outdir_grids="g"), tmp_path).startswith("g/")
