@@ -24,7 +24,7 @@ from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.library.network_tags import with_default_networks
 from modules.library.networks import NetworkLibrary
 from modules.library.upscalers import UpscalerLibrary
-from modules.library.vaes import VaeLibrary
+from modules.library.vaes import UnknownVae, VaeFile, VaeLibrary
 from modules.prompt.attention import pieces
 from modules.prompt.styles import Style, StylesError, read_styles
 from modules.prompt.tokens import Tokenizer, count
@@ -69,7 +69,7 @@ class App:
         self.spool = Spool(paths.data_dir / "data" / "unsaved")
         self.inputs = Inputs(paths.data_dir / "data" / "inputs")
         self.queue = JobQueue(self.store, self.library, self.events)
-        self.keeper = Keeper(self.queue, self.events, self.spool, paths.data_dir)
+        self.keeper = Keeper(self.queue, self.events, self.spool, self.inputs, paths.data_dir)
         self.worker = Worker(
             queue=self.queue,
             bus=self.events,
@@ -165,6 +165,17 @@ class App:
         return Tokenizer.from_folder(Path(__file__).parent / "families" / "configs" / "sd1" / "tokenizer")
 
 
+def choose_vae(app: App, checkpoint: Checkpoint, settings: Settings) -> VaeFile | None:
+    """Another VAE than the checkpoint's own, hashed; None: its own. Raises ValueError for one that is not there."""
+    always = absolute(app.flags.vae_path) if app.flags.vae_path else None
+    overrides = settings.sd_vae_overrides_per_model_preferences
+    try:
+        found = app.vaes.choose(checkpoint, settings.sd_vae, overrides, always)
+    except UnknownVae as error:
+        raise ValueError(str(error)) from error
+    return app.vaes.hashed(found) if found else None
+
+
 class TorchEngine:
     """The real machine room. Making one imports torch."""
 
@@ -175,6 +186,7 @@ class TorchEngine:
         with imports.no_collections():
             from modules.families.loader import ModelHolder
             from modules.families.networks.embeddings import EmbeddingStore
+            from modules.families.vae_choice import VaeShelf
             from modules.generation.engine import generate
             from modules.generation.shelf import Loaded, Shelf
             from modules.postprocess.upscale import Upscalers
@@ -191,6 +203,8 @@ class TorchEngine:
             upscaler=lambda name, settings: enlargers.under(settings).to_size(name),
             networks=app.networks,
             embeddings=EmbeddingStore(app.networks),
+            vae_for=partial(choose_vae, app),
+            vaes=VaeShelf(),
         )
 
     def load(self, checkpoint: Checkpoint) -> Any:

@@ -32,6 +32,7 @@ from modules.generation.request import GenerationRequest
 from modules.generation.rig import Rig
 from modules.generation.shelf import Shelf
 from modules.generation.steps import spans
+from modules.library.vaes import VaeFile
 from modules.prompt.schedule import Timeline
 from modules.runtime.version import VERSION
 from modules.settings.schema import Settings
@@ -92,6 +93,7 @@ class BatchRun:
         self.spans = spans(self.request, settings.img2img_fix_steps)
         self.latest: Tensor | None = None  # the model's last guess at the clean latents
         self.initial: Initial | None = None
+        self.vae: VaeFile | None = None  # of the first pass; None: the checkpoint's own
         self.noted: dict[str, object] = {}  # for the infotext: what sampler, networks and refiner add
         self.warnings: dict[str, None] = {}  # sentences for the user, in order
         total = sum(span.walked for span in self.spans)
@@ -114,6 +116,7 @@ class BatchRun:
         size = (request.width, request.height)
         prompts = [split(image.prompt) for image in self.batch]
         model = self.use(request.checkpoint, prompts, size, second=False)
+        self.vae = self.rig.at_work.vae
         start = None
         if request.init:
             self.initial = prepare(request, self.batch, model, settings, self.shelf.picture)
@@ -272,6 +275,8 @@ class BatchRun:
             checkpoint_hash=base.shorthash,
             schedule=schedule,
             version=f"easel-v{VERSION}",
+            vae_name=self.vae.name if self.vae else None,
+            vae_hash=self.vae.shorthash if self.vae else None,
             hires_schedule=hires_schedule,
             hires_checkpoint=self.shelf.identity(other).short_title if other else "",
             sees_mask=self.rig.model.image_channels == 5,

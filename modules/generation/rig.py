@@ -14,6 +14,7 @@ from modules.generation.prompts import Encoder
 from modules.generation.shelf import Loaded, Shelf
 from modules.library.checkpoints import Checkpoint
 from modules.library.network_tags import Network, hashes_of, networks_from
+from modules.library.vaes import VaeFile
 from modules.prompt.networks import NetworkTag
 from modules.settings.schema import Settings
 
@@ -23,6 +24,7 @@ class AtWork:
     """One checkpoint with its networks."""
 
     loaded: Loaded
+    vae: VaeFile | None = None  # None: the checkpoint's own
     networks: Sequence[Network] = ()
     warnings: list[str] = field(default_factory=list)  # sentences for the user
     embeddings: FittedEmbeddings | None = None
@@ -63,7 +65,9 @@ class Rig:
         return self.model
 
     def _changed(self, loaded: Loaded, tags: Sequence[NetworkTag]) -> AtWork:
-        shelf, settings, at_work = self._shelf, self._settings, AtWork(loaded)
+        shelf, settings = self._shelf, self._settings
+        at_work = AtWork(loaded, shelf.vae_for(loaded.checkpoint, settings))
+        self._networks.enter_context(shelf.vaes.using(loaded.model, at_work.vae))
         if shelf.networks is not None:
             at_work.networks, at_work.warnings = networks_from(tags, shelf.networks)
             changes = applied(loaded.model, at_work.networks, settings.lora_functional)

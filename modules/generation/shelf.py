@@ -1,15 +1,17 @@
 """What a run may take from: checkpoints and networks by name, pictures by id, upscalers by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
 from modules.families.family import Model
 from modules.families.networks.embeddings import EmbeddingStore
+from modules.families.vae_choice import VaeShelf
 from modules.imaging.resize import Upscale
 from modules.library.checkpoints import Checkpoint
 from modules.library.networks import NetworkLibrary
+from modules.library.vaes import VaeFile
 from modules.settings.schema import Settings
 
 
@@ -35,6 +37,8 @@ class Shelf:
     upscaler: Callable[[str, Settings], Upscale] = no_upscaler  # by name; raises ValueError with a sentence
     networks: NetworkLibrary | None = None  # LoRAs and hypernetworks
     embeddings: EmbeddingStore | None = None
+    vae_for: Callable[[Checkpoint, Settings], VaeFile | None] = lambda checkpoint, settings: None  # None: its own
+    vaes: VaeShelf = field(default_factory=VaeShelf)
 
     @classmethod
     def of(cls, model: Model, checkpoint: Checkpoint) -> "Shelf":

@@ -16,6 +16,7 @@ from modules.generation.infotext import parse
 from modules.generation.plan import ImagePlan
 from modules.imaging.grid import image_grid
 from modules.jobs.events import Event, EventBus
+from modules.jobs.inputs import Inputs
 from modules.jobs.job import Job, JobImage
 from modules.jobs.queue import JobQueue, Run, job_state
 from modules.jobs.spool import Spool
@@ -31,8 +32,8 @@ MOST_BYTES_READ = 256 * 2**20
 
 
 class Keeper:
-    def __init__(self, queue: JobQueue, bus: EventBus, spool: Spool, data_dir: Path):
-        self._queue, self._bus, self._spool, self._data_dir = queue, bus, spool, data_dir
+    def __init__(self, queue: JobQueue, bus: EventBus, spool: Spool, inputs: Inputs, data_dir: Path):
+        self._queue, self._bus, self._spool, self._inputs, self._data_dir = queue, bus, spool, inputs, data_dir
 
     def keep(self, run: Run, made: "GeneratedImage", checkpoint: Checkpoint, settings: Settings) -> None:
         """Writes one picture where it belongs; where that fails, it is still kept for the page, with a warning."""
@@ -44,13 +45,15 @@ class Keeper:
             infotext=made.infotext,
             width=made.image.width,
             height=made.image.height,
-            warning=None,
+            warning="; ".join(made.warnings) or None,
         )
         wanted = run.job.request.save and settings.samples_save and (made.complete or settings.save_incomplete_images)
         if wanted:
             image = self._save(run, made, image, checkpoint, settings)
         if image.path is None:
             image = self._spool_away(run, made, image, settings)
+        for place, (_, beside) in enumerate(made.beside, start=1):
+            image = self._keep_beside(run.job, image, place, beside)
         job = self._queue.saved(run, image)
         self._bus.publish(Event("image", self.image_data(job, image), job.id, job.client))
         self._bus.publish(Event("job", job_state(job, 0), job.id, job.client))
@@ -68,8 +71,23 @@ class Keeper:
             write_atomic(path, data)
         except SaveError as error:
             log.warning("job %s: %s", run.job.id, error)
-            return replace(image, path=None, kept=False, warning=str(error))
-        return replace(image, warning=write_text(path, made.infotext, settings))
+            return replace(warned(image, str(error)), path=None, kept=False)
+        return warned(image, write_text(path, made.infotext, settings))
+
+    def _keep_beside(self, job: Job, image: JobImage, place: int, beside: Image.Image) -> JobImage:
+        """Masks and the like, for the answer only."""
+        data = encode(beside, "", "png", Settings())
+        try:
+            self._spool.make_room(len(data))
+            write_atomic(self._spool.beside_path(job.id, image.index, place), data)
+        except (SaveError, OSError) as error:
+            log.warning("job %s: %s", job.id, error)
+            return warned(image, f"{error}; the picture of the mask is lost")
+        return image
+
+    def read_beside(self, job: Job, image: JobImage) -> list[bytes]:
+        """What was kept beside a picture, in order: its mask, and what was painted alone."""
+        return [path.read_bytes() for path in self._spool.beside(job.id, image.index)]
 
     def _spool_away(self, run: Run, made: "GeneratedImage", image: JobImage, settings: Settings) -> JobImage:
         """Beside the database; if even that fails, in memory."""
@@ -83,7 +101,7 @@ class Keeper:
             log.warning("job %s: %s; the picture is kept in memory", run.job.id, error)
             self._spool.keep_in_memory(run.job.id, image.index, data)
             note = "it is kept in memory until the program ends"
-            return replace(image, warning=f"{image.warning}; {note}" if image.warning else f"{error}; {note}")
+            return warned(image, note if image.warning else f"{error}; {note}")
         return replace(image, path=path)
 
     def read(self, job: Job, image: JobImage) -> bytes | None:
@@ -121,6 +139,7 @@ class Keeper:
     def forget_old(self) -> None:
         """The oldest finished jobs go, with what was kept for their answers only."""
         self._queue.prune(self._spool.forget)
+        self._inputs.keep_only(self._queue.pictures())
 
     def image_data(self, job: Job, image: JobImage) -> dict[str, Any]:
         """The fields of an `image` event."""
@@ -139,6 +158,11 @@ class Keeper:
 
 def kind_of(job: Job) -> Literal["txt2img", "img2img"]:
     return "img2img" if job.request.init else "txt2img"
+
+
+def warned(image: JobImage, warning: str | None) -> JobImage:
+    """With one more warning, if there is one."""
+    return replace(image, warning="; ".join(filter(None, (image.warning, warning))) or None)
 
 
 def naming_facts(

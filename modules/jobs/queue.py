@@ -215,6 +215,10 @@ class JobQueue:
         for id in self._store.prune():
             forget(id)
 
+    def pictures(self) -> set[str]:
+        """The ids of all input pictures that jobs name."""
+        return self._store.pictures()
+
     def _tell(self, job: Job) -> None:
         self._bus.publish(Event("job", job_state(job, self.position(job)), job.id, job.client))
 

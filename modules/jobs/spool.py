@@ -22,6 +22,12 @@ class Spool:
     def path(self, job: str, index: int) -> Path:
         return self.folder / job / f"{index:04d}.png"
 
+    def beside_path(self, job: str, index: int, place: int) -> Path:
+        return self.folder / job / f"{index:04d}-{place}.png"
+
+    def beside(self, job: str, index: int) -> list[Path]:
+        return sorted(self.folder.glob(f"{job}/{index:04d}-*.png"))
+
     def keep_in_memory(self, job: str, index: int, data: bytes) -> None:
         with self._lock:
             self._memory[job, index] = data

@@ -364,6 +364,12 @@ class JobStore:
             ).fetchall()
             return [row["id"] for row in rows]
 
+    def pictures(self) -> set[str]:
+        """The ids of all input pictures that the requests name."""
+        with self._lock:
+            rows = self._connection.execute("SELECT request FROM jobs WHERE request LIKE '%\"init\":{%'").fetchall()
+        return {id for row in rows for id in GenerationRequest.model_validate_json(row["request"]).pictures}
+
 
 def open_database(database: Path | None) -> sqlite3.Connection:
     """Ready to use, None: in memory. Raises sqlite3.DatabaseError for a damaged file, StoreUnusable for a newer one."""

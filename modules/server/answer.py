@@ -43,7 +43,10 @@ def answer_of(app: App, call: Call, job: Job) -> JSONResponse:
     grid = None
     if call.grid and (len(pictures) > 1 or not settings.grid_only_if_multiple):
         grid = app.keeper.grid(job, [picture for picture in pictures if picture], settings, warnings)
-    images = [base64.b64encode(data).decode("ascii") for data in (grid, *pictures) if data and call.send_images]
+    shown: list[bytes | None] = [grid]
+    for picture, image in zip(pictures, job.images, strict=True):
+        shown += [picture, *app.keeper.read_beside(job, image)]
+    images = [base64.b64encode(data).decode("ascii") for data in shown if data and call.send_images]
     info = info_of(call, job, settings, f"easel-v{VERSION}", grid is not None)
     body: dict[str, Any] = {"images": images, "parameters": call.parameters, "info": json.dumps(info)}
     if warnings:

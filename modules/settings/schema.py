@@ -278,7 +278,10 @@ class StableDiffusion(Section):
         "second pass", "Where the refiner works.", infotext="Hires refiner"
     )
     enable_prompt_comments: bool = setting(True, "Text after # in a prompt is a comment.")
-    sd_vae: str = setting("Automatic", "The VAE: a file's name, Automatic or None.", infotext="VAE", effective=False)
+    sd_vae: str = setting("Automatic", "The VAE: a file's name, Automatic or None.", infotext="VAE")
+    sd_vae_overrides_per_model_preferences: bool = setting(
+        True, "The VAE chosen above goes before what a checkpoint's own notes ask for."
+    )
     sd_checkpoint_hash: str = setting("", "The sha256 of the checkpoint in use; kept by the program.", effective=False)
 
 
@@ -333,8 +336,8 @@ class Infotext(Section):
     save_txt: bool = setting(False, "Write the infotext into a text file beside the picture.")
     add_model_name_to_info: bool = setting(True, "The infotext names the checkpoint.")
     add_model_hash_to_info: bool = setting(True, "The infotext has the checkpoint's hash.")
-    add_vae_name_to_info: bool = setting(True, "The infotext names the VAE.", effective=False)
-    add_vae_hash_to_info: bool = setting(True, "The infotext has the VAE's hash.", effective=False)
+    add_vae_name_to_info: bool = setting(True, "The infotext names the VAE.")
+    add_vae_hash_to_info: bool = setting(True, "The infotext has the VAE's hash.")
     add_user_name_to_info: bool = setting(False, "The infotext names the user.", effective=False)
     add_version_to_infotext: bool = setting(True, "The infotext has the program's version.")
     disable_weights_auto_swap: bool = setting(True, "Reading an infotext leaves the checkpoint as it is.")

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from modules.families.networks.embeddings import EmbeddingStore
 from modules.families.sd1 import SD1Family
 from modules.generation import engine
 from modules.generation.plan import plan
+from modules.generation.request import GenerationRequest
 from modules.generation.shelf import Shelf
 from modules.library.checkpoints import CheckpointLibrary
 from modules.library.header import read_header
 from modules.library.networks import NetworkLibrary
+from modules.library.vaes import VaeLibrary
 from modules.postprocess.upscale import PLAIN_UPSCALERS, to_size
 from modules.runtime.device import Placement
 from modules.settings.schema import Settings
@@ -135,3 +138,21 @@ def psnr(one: Image.Image, other: Image.Image) -> float:
     """dB, of 8-bit values."""
     a, b = (np.asarray(image.convert("RGB"), dtype=np.float64) for image in (one, other))
     return float(10 * np.log10(255**2 / max(((a - b) ** 2).mean(), 1e-10)))
+
+
+def test_another_vae_decodes_and_is_told(bench: Bench, tmp_path: Path) -> None:
+    checkpoint = bench.shelf.identity("tiny-sd1")
+    own = load_file(checkpoint.path)
+    tensors = {name.removeprefix("first_stage_model."): t for name, t in own.items() if name.startswith("first_stage")}
+    tensors["decoder.conv_out.bias"] = tensors["decoder.conv_out.bias"] + 0.3
+    save_file(tensors, tmp_path / "bright.safetensors")
+    vaes = VaeLibrary([tmp_path], [], tmp_path / "vaes.db")
+    request = GenerationRequest(checkpoint="tiny-sd1", width=64, height=64, steps=1, seed=1)
+    means = []
+    for name in ("None", "bright.safetensors", "None"):
+        chosen = vaes.choose(checkpoint, name)
+        shelf = replace(bench.shelf, vae_for=lambda *_, vae=chosen: vaes.hashed(vae) if vae else None)
+        (made,) = engine.generate(plan(request), shelf, Settings(), lambda progress: None)
+        means.append(np.asarray(made.image).mean())
+        assert ("VAE: bright.safetensors" in made.infotext and "VAE hash: " in made.infotext) == (chosen is not None)
+    assert means[0] == means[2] < means[1] - 5

@@ -34,13 +34,17 @@ class Painted:
     infotext: str
     plan: ImagePlan
     complete: bool
+    beside: tuple[tuple[str, Image.Image], ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Painter:
     """`on_step(image, step)` is called in the worker's thread, before the step is told."""
 
-    def __init__(self, on_step: Callable[[ImagePlan, int], None] = lambda image, step: None):
-        self.on_step = on_step
+    def __init__(
+        self, on_step: Callable[[ImagePlan, int], None] = lambda image, step: None, warnings: tuple[str, ...] = ()
+    ):
+        self.on_step, self.warnings = on_step, warnings
         self.loaded: list[str] = []
         self.painted: list[tuple[int, int]] = []  # (seed, index)
 
@@ -68,7 +72,10 @@ class Painter:
                 for image in batch:
                     self.painted.append((image.seed, image.index))
                     picture = Image.new("RGB", (plan.request.width, plan.request.height), (image.seed % 256, 80, 160))
-                    yield Painted(image.index, picture, f"{image.prompt}\nSeed: {image.seed}", image, stop is None)
+                    masked = plan.request.init and plan.request.init.mask
+                    beside = (("mask", Image.new("RGB", (8, 8))), ("part", Image.new("RGBA", (9, 9)))) if masked else ()
+                    text = f"{image.prompt}\nSeed: {image.seed}"
+                    yield Painted(image.index, picture, text, image, stop is None, beside, self.warnings)
             if isinstance(stop, Interrupted):
                 return
 

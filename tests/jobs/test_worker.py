@@ -1,12 +1,15 @@
 """Jobs on the real worker thread, queue, database and files; only the pictures are painted instead of sampled."""
 
 import errno
+import io
+import os
 import random
 import threading
 
 import pytest
 from PIL import Image
 
+from modules.generation.request import Init, Mask
 from modules.jobs.queue import MOST_WAITING, NoCheckpoint, QueueFull
 from modules.jobs.store import KeyReused
 from modules.settings.schema import SettingError
@@ -322,3 +325,25 @@ def test_the_spool_stays_within_its_bounds(start):
     left = [job for job in jobs if job.images[0].path.exists()]
     assert left and left == jobs[-len(left) :] and len(left) < 12
     assert sum(job.images[0].path.stat().st_size for job in left) <= 1000
+
+
+def test_pictures_of_masks_are_kept_for_the_answer_and_warnings_are_told(start, tmp_path):
+    app = start(Painter(warnings=("no LoRA named x",)))
+    picture = app.inputs.put(Image.new("RGB", (64, 64)))
+    job = submit(app, batch_count=2, init=Init(images=(picture,), mask=Mask(image=picture)))
+    done = wait_for_end(app, job.id)
+    assert [image.warning for image in done.images] == ["no LoRA named x"] * 2
+    assert all("img2img-images" in str(image.path) for image in done.images)
+    for image in done.images:
+        sizes = [Image.open(io.BytesIO(data)).size for data in app.keeper.read_beside(done, image)]
+        assert sizes == [(8, 8), (9, 9)]
+
+
+def test_input_pictures_live_as_long_as_a_job_names_them(start):
+    app = start()
+    used, unused = (app.inputs.put(Image.new("RGB", (64, 64), colour)) for colour in ("red", "blue"))
+    wait_for_end(app, submit(app, init=Init(images=(used,))).id)
+    for id in (used, unused):
+        os.utime(app.inputs.folder / id[:2] / f"{id}.png", (0, 0))
+    app.keeper.forget_old()
+    assert (used in app.inputs, unused in app.inputs) == (True, False)
