@@ -1,4 +1,4 @@
-"""The whole is measured in test_golden_networks.py (tome_05); here are its parts."""
+"""The whole is measured in tests/generation/test_golden_cases.py (tome_05); here are its parts."""
 
 import pytest
 import torch
