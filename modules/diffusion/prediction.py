@@ -38,7 +38,7 @@ def sigma_to_t(sigma: Tensor, sigmas: Tensor, quantize: bool = False) -> Tensor:
     log_sigma, log_sigmas = sigma.log(), sigmas.log()
     if quantize:
         return (log_sigma[..., None] - log_sigmas).abs().argmin(-1)
-    above = torch.searchsorted(log_sigmas, log_sigma.contiguous(), right=True)
+    above = torch.searchsorted(log_sigmas.to(log_sigma), log_sigma.contiguous(), right=True)
     low_index = (above - 1).clamp(0, len(sigmas) - 2)
     low, high = log_sigmas[low_index], log_sigmas[low_index + 1]
     w = ((low - log_sigma) / (low - high)).clamp(0, 1)

@@ -163,12 +163,12 @@ def stretched(sigmas: tuple[float, ...], steps: int) -> Tensor:
 def simple(steps: int, levels: Levels) -> Tensor:
     """Every n-th of the model's own levels, from the highest."""
     stride = len(levels.sigmas) / steps
-    return append_zero(levels.sigmas[[-1 - int(i * stride) for i in range(steps)]])
+    return append_zero(levels.sigmas.float()[[-1 - int(i * stride) for i in range(steps)]])
 
 
 def ddim(steps: int, levels: Levels) -> Tensor:
     """The model's own levels at DDIM's timesteps, where 1000 does not divide by the steps more than asked for."""
-    return append_zero(levels.sigmas[1 :: max(len(levels.sigmas) // steps, 1)].flip(0))
+    return append_zero(levels.sigmas.float()[1 :: max(len(levels.sigmas) // steps, 1)].flip(0))
 
 
 def beta(steps: int, levels: Levels) -> Tensor:
@@ -181,7 +181,7 @@ def beta(steps: int, levels: Levels) -> Tensor:
 def turbo(steps: int, levels: Levels) -> Tensor:
     """The timesteps that SD Turbo and SDXL Turbo were distilled at: 999 for one step, 999 and 499 for two, …"""
     t = torch.arange(steps, 0, -1) * (len(levels.sigmas) / steps) - 1
-    return append_zero(levels.sigmas[t.round().long().clamp(min=0)])
+    return append_zero(levels.sigmas.float()[t.round().long().clamp(min=0)])
 
 
 def append_zero(sigmas: Tensor) -> Tensor:

@@ -113,13 +113,14 @@ def stated_prediction(header: Header, hints: Hints) -> Prediction | None:
 
 @contextmanager
 def noise_levels(model: Model, zero_snr: bool, downcast: bool) -> Iterator[None]:
-    """Within, the model's noise levels are as the settings want them: `downcast` rounds them to half precision,
-    `zero_snr` stretches them until the last one is pure noise."""
+    """Within, the model's noise levels are as the settings want them: with `downcast` they are of half precision, and
+    so is what is computed of them, as in old versions of A1111; `zero_snr` stretches them until the last one is pure
+    noise."""
     before = model.alphas_cumprod
     if downcast:
-        model.alphas_cumprod = model.alphas_cumprod.half().float()
-    if zero_snr:
-        model.alphas_cumprod = zero_terminal_snr(model.alphas_cumprod)
+        model.alphas_cumprod = model.alphas_cumprod.half()
+    if zero_snr:  # which half precision has no numbers for
+        model.alphas_cumprod = zero_terminal_snr(model.alphas_cumprod.float())
     try:
         yield
     finally:

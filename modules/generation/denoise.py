@@ -64,9 +64,9 @@ def walk_sigmas(walk: Walk, model: Model, settings: Settings, on_step: Callable[
     """With samplers that see the model as a denoiser at a noise level: x = x0 + sigma · eps."""
     info, start = walk.sampler, walk.start
     known = levels_for(info, model.alphas_cumprod)  # rising
-    schedule = sigmas_of(walk, known, settings).to(model.device)
-    sigmas = schedule[walk.span.first :]
-    x0 = denoiser_for(info, walk.guide.eps, model.alphas_cumprod.to(model.device))
+    schedule = sigmas_of(walk, known, settings, sdxl=model.family.startswith("SDXL")).to(model.device)
+    sigmas = schedule[min(walk.span.first, len(schedule) - 2) :]  # a schedule may be shorter than was asked for
+    x0 = denoiser_for(info, walk.guide.eps, model.alphas_cumprod.to(model.device), settings.enable_quantization)
     if start and start.blend:
         x0 = blended(x0, start.blend)
     sampler = SAMPLERS[info.name]
@@ -94,7 +94,7 @@ def blended(x0: Denoise, blend: Blend) -> Denoise:
     return lambda x, sigma: blend(x0(x, sigma), sigma)
 
 
-def sigmas_of(walk: Walk, known: Tensor, settings: Settings) -> Tensor:
+def sigmas_of(walk: Walk, known: Tensor, settings: Settings, sdxl: bool) -> Tensor:
     """(steps + 1,): the whole schedule, between the ends that the user asks for."""
     low, high = settings.sigma_min, settings.sigma_max
     if settings.use_old_karras_scheduler_sigmas and resolve(walk.sampler, walk.schedule) == "Karras":
@@ -110,6 +110,7 @@ def sigmas_of(walk: Walk, known: Tensor, settings: Settings) -> Tensor:
         beta_dist_alpha=settings.beta_dist_alpha,
         beta_dist_beta=settings.beta_dist_beta,
         discard_next_to_last=settings.always_discard_next_to_last_sigma,
+        sdxl=sdxl,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from modules.diffusion.names import SamplerInfo
 from modules.diffusion.noise import ImageNoise, Variation
 from modules.diffusion.samplers import Step
 from modules.diffusion.schedules import resolve
@@ -26,11 +27,12 @@ from modules.generation.initial import Initial, finished, prepare
 from modules.generation.pixels import to_pictures
 from modules.generation.plan import ImagePlan, Plan, Prompt, split
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
-from modules.generation.prompts import Prompts
+from modules.generation.prompts import Padding, Prompts
 from modules.generation.refiner import Handover
 from modules.generation.request import GenerationRequest
 from modules.generation.rig import Rig
 from modules.generation.shelf import Shelf
+from modules.generation.skipping import Skipping
 from modules.generation.steps import spans
 from modules.library.vaes import VaeFile
 from modules.prompt.schedule import Timeline
@@ -94,6 +96,7 @@ class BatchRun:
         self.latest: Tensor | None = None  # the model's last guess at the clean latents
         self.initial: Initial | None = None
         self.vae: VaeFile | None = None  # of the first pass; None: the checkpoint's own
+        self.guides: list[Guide] = []  # of the passes, as they come
         self.noted: dict[str, object] = {}  # for the infotext: what sampler, networks and refiner add
         self.warnings: dict[str, None] = {}  # sentences for the user, in order
         total = sum(span.walked for span in self.spans)
@@ -127,11 +130,11 @@ class BatchRun:
                 settings.img2img_extra_noise,
             )
         info = sampler_info(request.sampler)
-        calls = request.steps * 2 if info.second_order else request.steps  # what [from:to:when] counts
-        timeline = Timeline(calls, old=settings.use_old_scheduling)
+        timeline = Timeline(calls_of(info, request.steps), old=settings.use_old_scheduling)
         negatives = [image.negative_prompt for image in self.batch]
         scale = request.cfg_scale * (CFG_PP_SCALE if info.cfg_pp else 1)
-        guide = self.guide_of(prompts, negatives, timeline, scale, size, second=False)
+        calls = calls_of(info, self.spans[0].walked)
+        guide = self.guide_of(prompts, negatives, timeline, scale, size, calls, second=False)
         walk = Walk(info, request.schedule, self.spans[0], self.noise_of(size), guide, start)
         latents = denoise(walk, model, settings, self.on_step)
         return self.initial.settled(latents) if self.initial else latents
@@ -148,13 +151,10 @@ class BatchRun:
         info = sampler_info(hires.sampler or request.sampler)
         first = sampler_info(request.sampler)
         steps, base = hires.steps or request.steps, request.steps
-        timeline = Timeline.of_hires_pass(
-            steps * (2 if info.second_order else 1),
-            base * (2 if first.second_order else 1),
-            old=settings.use_old_scheduling,
-        )
+        timeline = Timeline.of_hires_pass(calls_of(info, steps), calls_of(first, base), old=settings.use_old_scheduling)
         scale = (hires.cfg_scale or request.cfg_scale) * (CFG_PP_SCALE if info.cfg_pp else 1)
-        guide = self.guide_of(prompts, negatives, timeline, scale, sizes.target, second=True)
+        calls = calls_of(info, self.spans[1].walked)
+        guide = self.guide_of(prompts, negatives, timeline, scale, sizes.target, calls, second=True)
         walk = Walk(
             info,
             hires.schedule or request.schedule,
@@ -179,11 +179,20 @@ class BatchRun:
         return self.rig.use(checkpoint, tags, text_options(settings, size), merging)
 
     def guide_of(
-        self, prompts: list[Prompt], negatives: list[str], timeline: Timeline, scale: float, size: Size, second: bool
+        self,
+        prompts: list[Prompt],
+        negatives: list[str],
+        timeline: Timeline,
+        scale: float,
+        size: Size,
+        calls: int,
+        second: bool,
     ) -> Guide:
-        """The model at work under guidance; the refiner takes over where it should."""
+        """The model at work under guidance; the refiner takes over where it should. `calls`: of the model."""
         request, rig, settings = self.request, self.rig, self.settings
-        told = Prompts([prompt.text for prompt in prompts], negatives, rig.encoder, timeline)
+        told = Prompts(
+            [prompt.text for prompt in prompts], negatives, rig.encoder, timeline, padding=padding_of(settings)
+        )
         told.encode()
         self.warnings |= dict.fromkeys(rig.warnings())
         if not second:
@@ -209,9 +218,14 @@ class BatchRun:
                 )
 
             by_steps = settings.refiner_switch_by_sample_steps
-            handover = Handover(request.refiner.switch_at, timeline.steps if by_steps else None, take_over)
+            handover = Handover(request.refiner.switch_at, calls if by_steps else None, take_over)
         image_scale = request.init.image_cfg_scale if request.init else 1.5
-        return Guide(lambda: rig.model, told, scale, beside, image_scale, handover)
+        skipping = Skipping(calls, settings.skip_early_cond, settings.s_min_uncond, settings.s_min_uncond_all)
+        guide = Guide(
+            lambda: rig.model, told, scale, beside, image_scale, handover, skipping, settings.batch_cond_uncond
+        )
+        self.guides.append(guide)
+        return guide
 
     def noise_of(self, size: Size) -> ImageNoise:
         """Every image's own noise, from its seed."""
@@ -269,6 +283,9 @@ class BatchRun:
         hires_schedule = "Automatic"
         if hires:
             hires_schedule = resolve(sampler_info(hires.sampler or request.sampler), hires.schedule or request.schedule)
+        noted = {**self.noted, **notes_for(info, schedule, self.settings)}
+        for guide in self.guides:
+            noted |= guide.notes()
         other = hires.checkpoint if hires and hires.checkpoint != request.checkpoint else ""
         return RunFacts(
             checkpoint_name=base.model_name,
@@ -281,7 +298,7 @@ class BatchRun:
             hires_checkpoint=self.shelf.identity(other).short_title if other else "",
             sees_mask=self.rig.model.image_channels == 5,
             edits=self.rig.model.image_channels == 4,
-            noted={**self.noted, **notes_for(info, schedule, self.settings)},
+            noted=noted,
         )
 
 
@@ -297,6 +314,15 @@ def wants_refiner(request: GenerationRequest, settings: Settings, second: bool) 
     if request.hires is None:
         return True
     return settings.hires_fix_refiner_pass in ("both passes", "second pass" if second else "first pass")
+
+
+def calls_of(info: SamplerInfo, steps: int) -> int:
+    """How often the sampler calls the model, about: what [from:to:when] in a prompt counts."""
+    return steps * 2 if info.second_order else steps
+
+
+def padding_of(settings: Settings) -> Padding:
+    return "v0" if settings.pad_cond_uncond_v0 else "chunks" if settings.pad_cond_uncond else "none"
 
 
 def text_options(settings: Settings, size: Size) -> TextOptions:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from modules.diffusion.guidance import cfg
+from modules.diffusion.prediction import sigmas_from, t_to_sigma
 from modules.families.family import Conditioning, Model
 from modules.generation.prompts import Prompts, together
+from modules.generation.skipping import Skipping
 
 BeforeCall = Callable[[int, Tensor], None]  # number of the call, 0-based, and its timestep
 
@@ -24,37 +26,53 @@ class Guide:
         beside: Callable[[], Tensor | None] = lambda: None,
         image_scale: float = 1.5,
         before_call: BeforeCall | None = None,
+        skipping: Skipping | None = None,
+        at_once: bool = True,
     ):
         """`beside`: (B, model.image_channels, H, W), what the UNet takes beside the latent; `image_scale`: the weight
-        of the picture against nothing, in models that edit pictures (4 image channels)."""
+        of the picture against nothing, in models that edit pictures (4 image channels); `at_once`: prompt and negative
+        prompt go through the network together, which is faster and takes more memory."""
         self._model, self._prompts, self._scale = model, prompts, scale
         self._beside, self._image_scale, self._before_call = beside, image_scale, before_call
+        self._skipping, self._at_once = skipping, at_once
         self._calls = 0
 
     def eps(self, x: Tensor, t: Tensor) -> Tensor:
         """x (B, C, H, W) of unit variance, t scalar -> the guided noise."""
-        return self.both(x, t)[0]
+        return self._predicted(x, t, alone=self._scale == 1 and self._prompts.is_plain)[0]
 
     def both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The guided noise, and the noise without the prompt."""
+        return self._predicted(x, t, alone=False)
+
+    def notes(self) -> dict[str, object]:
+        """What the infotext says of this pass, by now."""
+        skipped = self._skipping.notes if self._skipping else {}
+        padding = {"chunks": "Pad conds", "v0": "Pad conds v0"}
+        return {**skipped, **({padding[self._prompts.padding]: True} if self._prompts.padded else {})}
+
+    def _predicted(self, x: Tensor, t: Tensor, alone: bool) -> tuple[Tensor, Tensor]:
+        """`alone`: guidance would change nothing, and nobody wants the noise without the prompt."""
+        call, self._calls = self._calls, self._calls + 1
         if self._before_call:
-            self._before_call(self._calls, t)
-        self._calls += 1
+            self._before_call(call, t)
         if self._model().image_channels == 4:
             return self._edited(x, t)
-        if self._scale == 1 and self._prompts.is_plain:  # guidance would change nothing
-            alone = self._predict(x, t, self._prompts.next()[0], self._beside())
-            return alone, alone
-        return self._guided(x, t)
+        skips = self._skipping is not None and self._skipping.skips(call, self._sigma(t))
+        return self._guided(x, t, alone or skips)
 
-    def _guided(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Parts of a prompt (joined by AND) guide together."""
+    def _guided(self, x: Tensor, t: Tensor, without_negative: bool) -> tuple[Tensor, Tensor]:
+        """Parts of a prompt (joined by AND) guide together. `without_negative`: the first part takes the place of the
+        negative prompt."""
         prompts, beside = self._prompts, self._beside()
         cond, uncond = prompts.next()
         owners = torch.tensor(prompts.owners, device=x.device)  # (P,): the image of each part
         parts_x = x[owners]
         parts_beside = None if beside is None else beside[owners]
-        if cond.cross.shape[1] == uncond.cross.shape[1]:  # one pass of the network
+        if without_negative:
+            parts = self._predict(parts_x, t, cond, parts_beside)
+            without = parts[[prompts.owners.index(image) for image in range(len(x))]]
+        elif self._at_once and cond.cross.shape[1] == uncond.cross.shape[1]:
             both_beside = None if beside is None or parts_beside is None else torch.cat([parts_beside, beside])
             both = self._predict(torch.cat([parts_x, x]), t, together([cond, uncond]), both_beside)
             parts, without = both[: len(cond)], both[len(cond) :]
@@ -79,3 +97,6 @@ class Guide:
 
     def _predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, beside: Tensor | None) -> Tensor:
         return self._model().predict_eps(x, t.expand(len(x)), conditioning, beside)
+
+    def _sigma(self, t: Tensor) -> float:
+        return float(t_to_sigma(t, sigmas_from(self._model().alphas_cumprod.to(t.device))))

@@ -61,7 +61,7 @@ class Prompts:
         self.padded = False  # whether `padding` has changed anything yet
         self._parts = [schedule(text, timeline) for _, text, _ in parts]
         self._negatives = [schedule(negative, timeline) for negative in negatives]
-        self._encoder, self._calls, self._padding = encoder, call, padding
+        self._encoder, self._calls, self.padding = encoder, call, padding
 
     @property
     def is_plain(self) -> bool:
@@ -88,9 +88,9 @@ class Prompts:
         # A1111 counts calls from 0 and the steps of a prompt from 1, so that every change comes one call late.
         call, self._calls = self._calls, self._calls + 1
         cond, uncond = self._at(call, self._parts), self._at(call, self._negatives, negative=True)
-        if self._padding != "none" and cond.cross.shape[1] != uncond.cross.shape[1]:
+        if self.padding != "none" and cond.cross.shape[1] != uncond.cross.shape[1]:
             self.padded = True
-            cond, uncond = padded(cond, uncond, self._padding, self._encoder.empty_chunk())
+            cond, uncond = padded(cond, uncond, self.padding, self._encoder.empty_chunk())
         return cond, uncond
 
     def _at(self, call: int, schedules: Sequence[Sequence[Until]], negative: bool = False) -> Conditioning:

@@ -169,11 +169,9 @@ class Optimizations(Section):
     key, title = "optimizations", "Speed"
 
     s_min_uncond: float = setting(
-        0.0, "Skip the negative prompt below this noise.", ge=0, le=15, step=0.01, infotext="NGMS", effective=False
+        0.0, "Skip the negative prompt below this noise.", ge=0, le=15, step=0.01, infotext="NGMS"
     )
-    s_min_uncond_all: bool = setting(
-        False, "Skip at every step, not every other.", infotext="NGMS all steps", effective=False
-    )
+    s_min_uncond_all: bool = setting(False, "Skip at every step, not every other.", infotext="NGMS all steps")
     token_merging_ratio: float = setting(
         0.0, "Share of tokens to merge.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio"
     )
@@ -181,15 +179,11 @@ class Optimizations(Section):
     token_merging_ratio_hr: float = setting(
         0.0, "The same in the hires pass.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio hr"
     )
-    pad_cond_uncond: bool = setting(
-        False, "Pad prompt and negative prompt to one length.", infotext="Pad conds", effective=False
-    )
+    pad_cond_uncond: bool = setting(False, "Pad prompt and negative prompt to one length.", infotext="Pad conds")
     pad_cond_uncond_v0: bool = setting(
-        False, "Pad as old versions did, with the same vector again.", infotext="Pad conds v0", effective=False
+        False, "Pad as old versions did, with the same vector again.", infotext="Pad conds v0"
     )
-    batch_cond_uncond: bool = setting(
-        True, "Prompt and negative prompt go through the network together.", effective=False
-    )
+    batch_cond_uncond: bool = setting(True, "Prompt and negative prompt go through the network together.")
 
 
 class SamplerParameters(Section):
@@ -238,7 +232,6 @@ class SamplerParameters(Section):
         le=1,
         step=0.01,
         infotext="Skip Early CFG",
-        effective=False,
     )
     beta_dist_alpha: float = setting(
         0.6, "Alpha of the Beta schedule.", ge=0.01, le=1, step=0.01, infotext="Beta scheduler alpha"
@@ -255,7 +248,7 @@ class StableDiffusion(Section):
     emphasis: Literal["None", "Ignore", "Original", "No norm"] = setting(
         "Original", "What weights such as (this:1.2) do.", infotext="Emphasis"
     )
-    enable_quantization: bool = setting(False, "Noise levels at the model's whole timesteps only.", effective=False)
+    enable_quantization: bool = setting(False, "Noise levels at the model's whole timesteps only.")
     enable_batch_seeds: bool = setting(True, "Each picture of a batch has its own seed.", effective=False)
     comma_padding_backtrack: int = setting(
         20, "Tokens to look back for a comma where a chunk ends.", ge=0, le=74, step=1

@@ -31,7 +31,7 @@ from tests.golden import golden_cases
 from tests.golden_requests import asked
 
 # Features that the engine does not have yet, by what a case's request names; their cases wait.
-LATER = ("script_name", "s_min_uncond", "skip_early_cond", "enable_quantization", "pad_cond_uncond")
+LATER = ("script_name",)
 
 
 def is_ready(name: str, case: dict[str, Any]) -> bool:
@@ -120,7 +120,7 @@ def test_case(name: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [without_version(i.infotext).replace(only_ours, "") for i in images] == [
         without_version(t) for t in case["infotexts"][max(grids, 0) :]
     ]
-    pictures = sorted(bench.folder.glob(f"{name}.png")) + sorted(bench.folder.glob(f"{name}_?.png"))
+    pictures = sorted(bench.folder.glob(f"{name}.png")) + sorted(bench.folder.glob(f"{name}_[0-9].png"))
     ours_pictures = [image.image for image in images] + [other for image in images for _, other in image.beside]
     for picture, path in zip(ours_pictures, pictures[max(grids, 0) :], strict=bool(pictures)):
         assert psnr(picture, Image.open(path)) >= 45
