@@ -140,7 +140,7 @@ class Compatibility(Section):
         False, "Prompt editing counts as in old versions.", infotext="Old prompt editing timelines"
     )
     use_downcasted_alpha_bar: bool = setting(
-        False, "Round the noise schedule to half precision.", infotext="Downcast alphas_cumprod"
+        False, "Round the noise schedule to half precision.", infotext="Downcast alphas_cumprod", effective=False
     )
     refiner_switch_by_sample_steps: bool = setting(
         False, "Refiner fraction counts sampler steps.", infotext="Refiner switch by sampling steps"
@@ -223,7 +223,7 @@ class SamplerParameters(Section):
         infotext="DDPM variance",
     )
     sd_noise_schedule: Literal["Default", "Zero Terminal SNR"] = setting(
-        "Default", "Noise schedule of the model.", infotext="Noise Schedule"
+        "Default", "Noise schedule of the model.", infotext="Noise Schedule", effective=False
     )
     skip_early_cond: float = setting(
         0.0,
@@ -336,7 +336,7 @@ class Infotext(Section):
     disable_weights_auto_swap: bool = setting(True, "Reading an infotext leaves the checkpoint as it is.")
     infotext_skip_pasting: list[str] = setting([], "Fields of an infotext that are not read.")
     infotext_styles: Literal["Ignore", "Apply", "Discard", "Apply if any"] = setting(
-        "Apply if any", "What becomes of styles that an infotext contains.", effective=False
+        "Apply if any", "What becomes of styles that an infotext contains."
     )
 
 
@@ -383,16 +383,42 @@ class Interface(Section):
     key, title = "ui", "Page"
 
     quicksettings_list: list[str] = setting(
-        ["sd_model_checkpoint"], "Settings at the top of the page.", effective=False
+        ["sd_model_checkpoint"],
+        "Settings at the top of the page. The checkpoint is always there, VAE and Clip skip unless others are chosen.",
     )
     hidden_tabs: list[str] = setting([], "Tabs that are not shown.", effective=False)
     ui_tab_order: list[str] = setting([], "Order of the tabs.", effective=False)
     localization: str = setting("None", "Language of the page.", effective=False)
     show_progress_in_title: bool = setting(True, "The tab's title shows progress.", effective=False)
-    send_seed: bool = setting(True, "Sending a picture to another tab sends its seed.", effective=False)
-    send_size: bool = setting(True, "Sending a picture to another tab sends its size.", effective=False)
+    send_seed: bool = setting(True, "Sending a picture to another tab sends its seed.")
+    send_size: bool = setting(True, "Sending a picture to another tab sends its size.")
     interrupt_after_current: bool = setting(True, "Interrupt waits for the picture being made.", effective=False)
     samples_log_stdout: bool = setting(False, "Write infotexts to the log.", effective=False)
+
+
+Modifier = Literal["Shift", "Ctrl", "Alt"]
+
+
+class CanvasHotkeys(Section):
+    key, title = "canvas_hotkey", "Canvas hotkeys"
+
+    canvas_hotkey_zoom: Modifier = setting("Alt", "With the wheel: zoom.")
+    canvas_hotkey_adjust: Modifier = setting("Ctrl", "With the wheel: size of the brush.")
+    canvas_hotkey_shrink_brush: str = setting("Q", "Smaller brush.")
+    canvas_hotkey_grow_brush: str = setting("W", "Larger brush.")
+    canvas_hotkey_move: str = setting("F", "Held: the pointer moves the picture.")
+    canvas_hotkey_fullscreen: str = setting("S", "Full screen.")
+    canvas_hotkey_reset: str = setting("R", "Fit the picture into its place.")
+    canvas_hotkey_overlap: str = setting("O", "Let the picture lie over the form.", effective=False)
+    canvas_show_tooltip: bool = setting(True, "Show a hint about the keys.", effective=False)
+    canvas_auto_expand: bool = setting(True, "Wide pictures take the room that there is.", effective=False)
+    canvas_blur_prompt: bool = setting(False, "Drawing takes the focus from the prompt.", effective=False)
+    canvas_disabled_functions: list[
+        Literal[
+            "Zoom", "Adjust brush size", "Hotkey enlarge brush", "Hotkey shrink brush", "Moving canvas", "Fullscreen",
+            "Reset Zoom", "Overlap",
+        ]
+    ] = setting(["Overlap"], "Functions that are off.")  # fmt: skip
 
 
 class System(Section):
@@ -426,6 +452,7 @@ class Settings(
     LivePreviews,
     PromptEditing,
     Interface,
+    CanvasHotkeys,
     System,
 ):
     """One frozen snapshot of all settings."""

@@ -1,19 +1,20 @@
 """The header's checkpoint choice, and what the page knows of a checkpoint before it is loaded: the size that it was
 made for and words that it knows, both read from files beside or in it."""
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from modules.library.header import ModelFileError, read_header
-from modules.web.form import Form, sentence
-from modules.web.parts import QUICK, icon_button
-from modules.web.text import text
+from modules.library.header import Header, ModelFileError, read_header
+from modules.web.choices import checkpoints, selected, vaes
+from modules.web.filling import reply
+from modules.web.form import CHECKPOINTS, SAME, Form, sentence
+from modules.web.parts import QUICK, dropdown, icon_button
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -24,84 +25,86 @@ MAX_WORDS_FILE = 64_000  # bytes
 
 
 def checkpoint_choice(app: "App") -> tuple[gr.Dropdown, gr.Button]:
-    titles, selected = choices(app)
-    dropdown = gr.Dropdown(
-        titles,
-        value=selected,
-        label=text("checkpoint"),
-        elem_id="setting_sd_model_checkpoint",
-        min_width=0,
-        allow_custom_value=True,  # a title grows a hash meanwhile; the library knows both, and refuses all else
-    )
-    return dropdown, icon_button("refresh_checkpoints", "refresh", "refresh_sd_model_checkpoint", min_width=0)
+    titles, selected = checkpoints(app)
+    # A title grows a hash meanwhile, hence custom values; the library knows both, and refuses all else.
+    choice = dropdown("checkpoint", "setting_sd_model_checkpoint", titles, selected, allow_custom_value=True)
+    return choice, icon_button("refresh_checkpoints", "refresh", "refresh_sd_model_checkpoint")
 
 
-def bind_checkpoint_choice(app: "App", form: Form, refresh: gr.Button, reply: gr.Button) -> None:
-    size = [form.width, form.height]
-    form.checkpoint.input(_chooser(app), [form.checkpoint, *size], [reply, *size], **QUICK)
-    refresh.click(_refresher(app), None, [form.checkpoint], **QUICK)
-
-
-def choices(app: "App") -> tuple[list[str], str | None]:
-    """The titles of all checkpoints that can be used, and the one in use."""
-    selected = _selected(app)
-    return [checkpoint.title for checkpoint in app.library.usable()], selected.title if selected else None
+def bind_checkpoint_choice(
+    app: "App", forms: Sequence[Form], refresh: gr.Button, vae: gr.Dropdown | None, answer: gr.Button
+) -> None:
+    """The button looks for VAEs too, where the header shows them."""
+    checkpoint = forms[0].fields["checkpoint"]
+    sizes = [form.fields[side] for form in forms for side in ("width", "height")]
+    checkpoint.input(_chooser(app), [checkpoint, *sizes], [answer, *sizes], **QUICK)
+    others = [(name, form.fields[name]) for form in forms for name in CHECKPOINTS[1:] if name in form.fields]
+    outputs = [checkpoint, *(component for _, component in others), *([vae] if vae else [])]
+    refresh.click(_refresher(app, [name for name, _ in others], vae is not None), None, outputs, **QUICK)
 
 
 def default_size(app: "App") -> tuple[int, int]:
-    selected = _selected(app)
-    return size_of(selected) if selected else USUAL_SIZE
-
-
-def _selected(app: "App") -> "Checkpoint | None":
-    try:
-        return app.current_checkpoint()
-    except ValueError:  # there is none, or the settings name one that is gone
-        return next(iter(app.library.usable()), None)
+    current = selected(app)
+    return size_of(current) if current else USUAL_SIZE
 
 
 def _chooser(app: "App") -> Callable[..., Any]:
-    def choose(title: str, width: float, height: float) -> Any:
+    def choose(title: str, *sizes: float) -> Any:
         """A size that nobody touched follows the checkpoint; one that somebody chose stays."""
         before = default_size(app)
         try:
             after = size_of(app.use_checkpoint(title))
         except ValueError as error:  # it is gone since the list was made
-            return _problem(str(error)), gr.skip(), gr.skip()
-        return gr.skip(), *(after if (width, height) == before else (gr.skip(), gr.skip()))
+            return reply([sentence(str(error), "checkpoint")]), *[gr.skip()] * len(sizes)
+        pairs = zip(sizes[::2], sizes[1::2], strict=True)
+        followed = [side for pair in pairs for side in (after if pair == before else (gr.skip(), gr.skip()))]
+        return gr.skip(), *followed
 
     return choose
 
 
-def _problem(text: str) -> Any:
-    return gr.update(value=json.dumps({"problems": [sentence(text, "checkpoint")]}))
-
-
-def _refresher(app: "App") -> Callable[[], Any]:
+def _refresher(app: "App", others: list[str], with_vaes: bool) -> Callable[[], Any]:
     def refresh() -> Any:
         app.library.refresh()
-        titles, selected = choices(app)
-        return gr.update(choices=titles, value=selected)
+        app.vaes.refresh()
+        titles, current = checkpoints(app)
+        lists = [[SAME[name], *titles] if name in SAME else titles for name in others]
+        lists += [vaes(app)] if with_vaes else []
+        return gr.update(choices=titles, value=current), *(gr.update(choices=choices) for choices in lists)
 
     return refresh
 
 
+def facts_of(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """What the page's script knows of it."""
+    return {"size": size_of(checkpoint), "words": words_of(checkpoint), "edits": edits(checkpoint)}
+
+
 def size_of(checkpoint: "Checkpoint") -> tuple[int, int]:
     """The size that the checkpoint was trained for, where its metadata says so."""
-    return _size_in(checkpoint.path, checkpoint.mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _size_in(path: Path, mtime_ns: int) -> tuple[int, int]:
-    try:
-        written = read_header(path).metadata.get("modelspec.resolution", "")
-    except (ModelFileError, OSError):
-        return USUAL_SIZE
-    found = re.fullmatch(r"(\d{2,4})x(\d{2,4})", written)
+    header = _header(checkpoint.path, checkpoint.mtime_ns)
+    found = re.fullmatch(r"(\d{2,4})x(\d{2,4})", header.metadata.get("modelspec.resolution", "")) if header else None
     if not found:
         return USUAL_SIZE
     width, height = (min(2048, max(64, int(side) // 8 * 8)) for side in found.groups())
     return width, height
+
+
+def edits(checkpoint: "Checkpoint") -> bool:
+    """Whether it is an instruct-pix2pix: its UNet takes the picture's latent beside its own."""
+    header = _header(checkpoint.path, checkpoint.mtime_ns)
+    first = header.tensors.get("model.diffusion_model.input_blocks.0.0.weight") if header else None
+    return first is not None and len(first.shape) == 4 and first.shape[1] == 8
+
+
+@lru_cache(maxsize=4096)
+def _header(path: Path, mtime_ns: int) -> Header | None:
+    try:
+        header = read_header(path)
+    except (ModelFileError, OSError):
+        return None
+    first = {name: tensor for name, tensor in header.tensors.items() if name.endswith("input_blocks.0.0.weight")}
+    return replace(header, tensors=first)  # all that is asked of it: a thousand headers are large
 
 
 def words_of(checkpoint: "Checkpoint") -> list[str]:

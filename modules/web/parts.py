@@ -2,6 +2,8 @@
 reaches the page as <template>s (shell.py), because gr.HTML would evaluate strings as script, which a strict policy
 forbids."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -14,11 +16,20 @@ QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 def icon_button(label: str, icon: str, elem_id: str, **more: Any) -> gr.Button:
     """A square button that shows an icon of css/icons.css; its words stay in the page as the accessible name."""
+    more.setdefault("min_width", 0)
     return gr.Button(text(label), elem_id=elem_id, elem_classes=["icon-button", f"icon-{icon}"], **more)
 
 
-def slider(label: str, elem_id: str, low: float, high: float, value: float, step: float) -> gr.Slider:
-    return gr.Slider(low, high, value, step=step, label=text(label), elem_id=elem_id, buttons=[], min_width=0)
+def slider(label: str, elem_id: str, low: float, high: float, value: float, step: float, **more: Any) -> gr.Slider:
+    return gr.Slider(low, high, value, step=step, label=text(label), elem_id=elem_id, buttons=[], min_width=0, **more)
+
+
+def dropdown(label: str, elem_id: str, choices: Sequence[str], value: Any, **more: Any) -> gr.Dropdown:
+    return gr.Dropdown(list(choices), value=value, label=text(label), elem_id=elem_id, min_width=0, **more)
+
+
+def radio(label: str, elem_id: str, choices: Sequence[str], value: str) -> gr.Radio:
+    return gr.Radio(list(choices), value=value, label=text(label), elem_id=elem_id, min_width=0)
 
 
 def slot(name: str, elem_id: str | None = None) -> gr.Column:
@@ -26,6 +37,18 @@ def slot(name: str, elem_id: str | None = None) -> gr.Column:
     with gr.Column(elem_id=elem_id, elem_classes=["slot", f"slot-{name}"], min_width=0) as column:
         pass
     return column
+
+
+@contextmanager
+def switched(label: str, elem_id: str, box_id: str | None = None) -> Iterator[gr.Checkbox]:
+    """A part of the form that is on and open, or off and shut, by the box in its head (css/6_parts.css). A1111 names
+    most of these boxes after their parts."""
+    with gr.Column(elem_id=elem_id, elem_classes=["switched"], min_width=0):
+        box = gr.Checkbox(
+            False, label=text(label), elem_id=box_id or f"{elem_id}-checkbox", elem_classes=["switch"], min_width=0
+        )
+        with gr.Column(elem_classes=["switched-body"], min_width=0):
+            yield box
 
 
 def wire_in(elem_id: str) -> gr.Textbox:

@@ -11,6 +11,7 @@ import gradio
 ASSETS = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
 COMPONENTS = (
     "button",
+    "checkbox",
     "column",
     "dropdown",
     "form",

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
+from modules.settings.schema import SETTINGS
 from modules.web import preload
-from modules.web.checkpoints import choices, size_of, words_of
+from modules.web.checkpoints import facts_of
+from modules.web.choices import selected
 from modules.web.text import LANGUAGES, texts
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 YEAR = "public, max-age=31536000, immutable"  # for addresses that carry a hash of what they serve
+# Scripts that tabs ask for when they are opened.
+LATER = ("canvas.js", "foreign.js", "img2img.js", "inputs.js", "png_info.js", "sending.js", "strokes.js")
+SCRIPT_SETTINGS = ("canvas_", "send_")  # settings that the page's script reads
 MOST_HOSTS = 16  # names of this server whose document is kept
 ALLOWED = re.compile(
     r"/theme\.css|/config|/gradio_api/(run/predict|queue/join|queue/data|heartbeat/\w+|startup-events|app_id|cancel|reset)/?"
@@ -35,9 +40,11 @@ ALLOWED = re.compile(
 class Shell:
     """ASGI app in front of the mounted Gradio app."""
 
-    def __init__(self, gradio: "ASGIApp", app: "App") -> None:
+    def __init__(self, gradio: "ASGIApp", app: "App", forms: dict[str, Any]) -> None:
+        """`forms`: by tab, where each box is and what it begins with."""
         self.gradio = gradio
         self.app = app
+        self.forms = forms
         self._parts: dict[bytes, GradioParts] = {}  # by Host: Gradio writes its own address into its configuration
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -66,13 +73,14 @@ class Shell:
         return HTMLResponse(page, headers={"Cache-Control": "no-store"})
 
     def page_data(self) -> dict[str, Any]:
-        _, selected = choices(self.app)
+        current = selected(self.app)
+        settings = self.app.settings.current
         return {
-            "selected": selected or "",
+            "selected": current.title if current else "",
             "texts": {language: texts(language) for language in LANGUAGES},
-            "checkpoints": {
-                one.name: {"size": size_of(one), "words": words_of(one)} for one in self.app.library.usable()
-            },
+            "checkpoints": {one.name: facts_of(one) for one in self.app.library.usable()},
+            "forms": self.forms,
+            "settings": {key: getattr(settings, key) for key in SETTINGS if key.startswith(SCRIPT_SETTINGS)},
         }
 
 
@@ -167,6 +175,8 @@ def _preload_links() -> Iterator[str]:
         else:
             yield f'<link rel="modulepreload" crossorigin href="assets/{name}">'
     for name in script_names():
+        if name in LATER:
+            continue
         yield f'<link rel="modulepreload" href="easel/{scripts_version()}/{name}">'
 
 

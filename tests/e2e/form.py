@@ -1,24 +1,38 @@
 """What a person does with the page, in words of one line. For the tests of this folder."""
 
 import json
+import time
 from typing import Any
 
 FAST = 4  # steps
 LONG = 150  # steps: enough time to do something meanwhile
 
 
-def box(page: Any, name: str) -> Any:
-    return page.locator(f"#txt2img_{name} :is(textarea, input:not([type=range]))").first
+def box(page: Any, name: str, tab: str = "txt2img") -> Any:
+    return page.locator(f"#{tab}_{name} :is(textarea, input:not([type=range]))").first
 
 
-def ask_for(page: Any, prompt: str, steps: int = FAST, size: int = 64, **more: float) -> None:
-    box(page, "prompt").fill(prompt)
+def ask_for(page: Any, prompt: str, steps: int = FAST, size: int = 64, tab: str = "txt2img", **more: float) -> None:
+    box(page, "prompt", tab).fill(prompt)
     for name, value in {"steps": steps, "width": size, "height": size, **more}.items():
-        box(page, name).fill(str(value))
+        box(page, name, tab).fill(str(value))
 
 
-def generate(page: Any) -> None:
-    page.locator("#txt2img_generate").click()
+def generate(page: Any, tab: str = "txt2img") -> None:
+    page.locator(f"#{tab}_generate").click()
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).first.click()
+
+
+def wait_for_jobs(page: Any, number: int) -> list[dict[str, Any]]:
+    """The requests of the newest jobs, as they were queued."""
+    end = time.monotonic() + 20
+    while len(jobs := jobs_of(page)) < number:
+        assert time.monotonic() < end, problems(page)
+        page.wait_for_timeout(50)
+    return [job["request"] for job in jobs[:number]]
 
 
 def wait_for_pictures(page: Any, number: int) -> None:
@@ -51,6 +65,11 @@ def jobs_of(page: Any) -> list[dict[str, Any]]:
     answer = page.request.get(f"/api/v1/jobs?client={client_of(page)}")
     assert answer.ok
     found: list[dict[str, Any]] = answer.json()
+    return found
+
+
+def size_of_shown(page: Any) -> list[int]:
+    found: list[int] = page.locator("#easel_picture").evaluate("one => [one.naturalWidth, one.naturalHeight]")
     return found
 
 

@@ -239,11 +239,11 @@ def test_words_of_the_starter_are_offered(page: Any, server: Server) -> None:
     page.get_by_role("option", name="rose", exact=True).click()
     assert box(page, "prompt").input_value() == "pizza, rose"
     page.keyboard.press("Escape")
-    page.locator("#easel_words").wait_for(state="hidden")
+    page.locator("#txt2img_words").wait_for(state="hidden")
     page.get_by_role("button", name="Words", exact=True).click()
-    page.locator("#easel_words").wait_for(state="visible")
+    page.locator("#txt2img_words").wait_for(state="visible")
     page.locator("#txt2img_gallery").click(position={"x": 400, "y": 40})  # a click elsewhere closes it too
-    page.locator("#easel_words").wait_for(state="hidden")
+    page.locator("#txt2img_words").wait_for(state="hidden")
 
 
 def test_png_info_of_another_programs_picture(page: Any, server: Server, tmp_path: Path) -> None:

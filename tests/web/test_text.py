@@ -46,7 +46,7 @@ def test_every_id_in_use_exists() -> None:
 
 
 def test_every_field_has_a_label() -> None:
-    inner = {"overrides", "save"}
+    inner = {"overrides", "save", "init", "use_networks"}
     assert set(GenerationRequest.model_fields) - inner <= set(text.texts("en"))
 
 

@@ -76,3 +76,9 @@ export async function ask(path, body, signal) {
     return null;
   }
 }
+
+// What a refusal says, if it says it in words.
+export function sentenceOf(body) {
+  const error = body?.error ?? body?.detail;
+  return typeof error === "string" ? error : error?.message ?? null;
+}

@@ -1,38 +1,38 @@
-// The form's boxes, by the names that requests use. Values are set the way a person would set them, so that Gradio notices.
+// The forms' boxes, by the names that requests use. Values are set the way a person would set them, so that Gradio notices.
 
-import { checkpointOf, selectedCheckpoint } from "./page_data.js";
+import { checkpointOf, forms, selectedCheckpoint } from "./page_data.js";
+import { activeTab, formTabs } from "./tabs.js";
 
-const BOXES = {
-  prompt: "#txt2img_prompt textarea",
-  negative_prompt: "#txt2img_neg_prompt textarea",
-  sampler: "#txt2img_sampling input",
-  schedule: "#txt2img_scheduler input",
-  steps: '#txt2img_steps input[type="number"]',
-  width: '#txt2img_width input[type="number"]',
-  height: '#txt2img_height input[type="number"]',
-  batch_count: '#txt2img_batch_count input[type="number"]',
-  batch_size: '#txt2img_batch_size input[type="number"]',
-  cfg_scale: '#txt2img_cfg_scale input[type="number"]',
-  seed: "#txt2img_seed input",
-  checkpoint: "#setting_sd_model_checkpoint input",
-};
-const CHOICES = ["sampler", "schedule", "checkpoint"]; // Gradio's dropdowns take a value from Python only
-const TEXTS = ["prompt", "negative_prompt"];
-const SAVED = "easel.form";
+const INPUTS = { text: "textarea, input", number: 'input[type="number"]', check: 'input[type="checkbox"]', radio: "input:checked" };
+const CHOICES = ["choice", "choices"]; // Gradio's dropdowns take a value from Python only
+const SAVED = "easel.forms";
 const USUAL_SIZE = [512, 512];
+const SIDES = ["width", "height"];
 
-export const box = (name) => document.querySelector(BOXES[name]);
-export const value = (name) => box(name)?.value ?? "";
-export const number = (name) => Number(value(name));
+export const block = (name, tab = activeTab()) => document.getElementById(forms[tab][name]?.id);
+export const box = (name, tab = activeTab()) => block(name, tab)?.querySelector(INPUTS[forms[tab][name].kind] ?? "input");
+export const number = (name, tab) => Number(value(name, tab));
+
+export function value(name, tab = activeTab()) {
+  const found = box(name, tab);
+  const kind = forms[tab][name]?.kind;
+  if (kind === "check") return found?.checked ?? false;
+  if (kind !== "choices") return found?.value ?? "";
+  return [...(block(name, tab)?.querySelectorAll(".token > span") ?? [])].map((one) => one.textContent.trim());
+}
 
 export function put(element, text) {
   element.value = text;
   element.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
-export function set(name, text) {
-  const element = box(name);
-  if (element && element.value !== String(text)) put(element, text);
+export function set(name, wanted, tab = activeTab()) {
+  const found = box(name, tab);
+  if (!found || value(name, tab) === wanted) return;
+  const { kind } = forms[tab][name];
+  if (kind === "check") found.click();
+  else if (kind === "radio") block(name, tab).querySelector(`input[value="${CSS.escape(wanted)}"]`)?.click();
+  else if (found.value !== String(wanted)) put(found, wanted);
 }
 
 // Inserts at the selection as typing would, so that Ctrl+Z takes it back.
@@ -44,35 +44,58 @@ export function type(element, text) {
   }
 }
 
-export function defaultOf(name) {
-  const size = checkpointOf(value("checkpoint"))?.size ?? USUAL_SIZE;
-  return { steps: 20, width: size[0], height: size[1], batch_count: 1, batch_size: 1, cfg_scale: 7, seed: -1 }[name];
+const usualSize = (title) => checkpointOf(title)?.size ?? USUAL_SIZE;
+
+export function defaultOf(name, tab = activeTab()) {
+  const side = SIDES.indexOf(name);
+  return side < 0 ? forms[tab][name].value : usualSize(value("checkpoint", tab))[side];
 }
 
-export function nameOf(element) {
-  const block = element.closest(".block");
-  return block && Object.keys(BOXES).find((name) => block.contains(box(name)));
+export function nameOf(element, tab = activeTab()) {
+  return Object.keys(forms[tab]).find((name) => block(name, tab)?.contains(element));
 }
+
+// Calls with the form whatever changed it: a person, or Gradio, which tells nobody.
+export function watch(changed) {
+  let last;
+  const look = () => {
+    const now = changed();
+    if (now?.text === last) return;
+    last = now?.text;
+    now?.draw();
+  };
+  document.addEventListener("input", look);
+  setInterval(look, 500);
+  look();
+}
+
+const saved = () => JSON.parse(sessionStorage.getItem(SAVED) ?? "{}");
 
 export function save() {
-  const form = Object.fromEntries(Object.keys(BOXES).map((name) => [name, value(name)]));
-  sessionStorage.setItem(SAVED, JSON.stringify(form));
-}
-
-// What the tab held before its reload: boxes at once, choices by one Gradio event, which also brings today's checkpoints.
-export function restore() {
-  const form = JSON.parse(sessionStorage.getItem(SAVED) ?? "{}");
-  const sent = {};
-  const [width, height] = checkpointOf(selectedCheckpoint)?.size ?? USUAL_SIZE;
-  for (const [name, text] of Object.entries({ width, height, ...form })) {
-    if (text === "" && !TEXTS.includes(name)) continue;
-    if (CHOICES.includes(name)) sent[name] = text;
-    else set(name, text);
+  const all = saved();
+  for (const tab of formTabs.filter((one) => box("prompt", one))) {
+    all[tab] = Object.fromEntries(Object.keys(forms[tab]).map((name) => [name, value(name, tab)]));
   }
-  fill(sent);
+  sessionStorage.setItem(SAVED, JSON.stringify(all));
 }
 
-export function fill(values) {
-  put(document.querySelector("#txt2img_saved textarea"), JSON.stringify(values));
-  document.getElementById("txt2img_restore").click();
+// What the tab held before its reload: boxes at once, choices by one Gradio event, which also brings today's lists.
+export function restore(tab) {
+  const form = saved()[tab] ?? {};
+  const sent = {};
+  const [width, height] = usualSize(selectedCheckpoint);
+  for (const [name, kept] of Object.entries({ width, height, ...form })) {
+    const kind = forms[tab][name]?.kind;
+    if (!kind || (kept === "" && kind !== "text")) continue;
+    if (CHOICES.includes(kind)) sent[name] = kept;
+    else set(name, kept, tab);
+  }
+  delete sent.checkpoint;
+  if (form.checkpoint && tab === formTabs[0]) sent.checkpoint = form.checkpoint;
+  fill(sent, tab);
+}
+
+export function fill(values, tab = activeTab()) {
+  put(document.querySelector(`#${tab}_saved textarea`), JSON.stringify(values));
+  document.getElementById(`${tab}_restore`).click();
 }

@@ -21,7 +21,7 @@ function pressed(event) {
   if (control || event.altKey || event.shiftKey) return;
   if (key === "Escape" && !somethingOpen(target)) return act("interrupt");
   const walks = key === "ArrowLeft" || key === "ArrowRight";
-  if (walks && !target.matches(EDITABLE) && !target.closest('[role="tablist"], input') && viewerVisible()) {
+  if (walks && !target.matches(EDITABLE) && !target.closest('[role="tablist"], input, .canvas') && viewerVisible()) {
     done(event, () => step(key === "ArrowLeft" ? -1 : 1));
   }
 }
@@ -34,7 +34,7 @@ function done(event, action) {
 
 // Esc first closes what is open: full screen, a list of words, a dropdown.
 function somethingOpen(target) {
-  return document.querySelector("dialog[open], [popover]:popover-open") || target.getAttribute?.("aria-expanded") === "true";
+  return document.querySelector("dialog[open], [popover]:popover-open, .canvas.full") || target.getAttribute?.("aria-expanded") === "true";
 }
 
-const viewerVisible = () => document.getElementById("txt2img_gallery")?.checkVisibility();
+const viewerVisible = () => document.querySelector(".viewer")?.checkVisibility();

@@ -3,34 +3,72 @@
 import { connect } from "./client.js";
 import { box, restore, save } from "./fields.js";
 import { showHeader } from "./header.js";
+import { bindHires } from "./hires.js";
 import { bindKeys } from "./keys.js";
 import { startTranslating } from "./locale.js";
 import { bindParameters } from "./parameters.js";
-import { bindDrop } from "./png_info.js";
 import { showProblems } from "./problems.js";
 import { showProgress } from "./progress.js";
 import { bindPrompts } from "./prompt.js";
 import { act, follow } from "./runs.js";
-import { bindGenerate } from "./submit.js";
+import { bindStyles, bindStylesButton } from "./styles.js";
+import { bindGenerate, bindSubmitting } from "./submit.js";
+import { followTabs, formTabs, noticeTab, tabIsBuilt } from "./tabs.js";
 import { showViewer } from "./viewer.js";
 
-const AFTER = { "png-info": bindDrop }; // slots of tabs that are built when they are opened
-const NEEDED = [
-  "#txt2img_prompt textarea", "#txt2img_seed input", "#txt2img_ticket textarea", "#txt2img_saved textarea", "#txt2img_reply",
-  "#txt2img_restore", "#txt2img_gallery", "#easel_model", "#txt2img_aspects button", "#setting_sd_model_checkpoint input",
+// Tabs are built when they are opened, and bring their scripts then (LATER in shell.py).
+const BRINGERS = {
+  "png-info": async () => (await import("./png_info.js")).bindDrop,
+  send: async () => (await import("./sending.js")).bindSending,
+  init: async () => void (await import("./img2img.js")), // bound with the rest of its tab
+};
+const BINDERS = { txt2img: bindHires, img2img: async () => (await import("./img2img.js")).bindImg2img() };
+const OF_TAB = [
+  "_prompt textarea", "_neg_prompt textarea", "_seed input", "_ticket textarea", "_saved textarea", "_reply", "_restore", "_results",
+  "_aspects button", "_res_switch_btn", "_clear_prompt", "_styles_edit_button", "_random_seed", "_reuse_subseed", "_skip",
 ];
+const NEEDED = {
+  txt2img: ["#txt2img_gallery", "#txt2img_hires_size > *"],
+  img2img: ["#img2img_pictures > *", "#img2img_resizing .slot-resizing > *", ".slot-scaled-size > *", "#img2img_detect_image_size_btn"],
+};
+const OF_PAGE = ["#easel_model", "#setting_sd_model_checkpoint input", "#easel_styles", "#styles_answer"];
+const built = [];
 let started = false;
+
+const there = (selectors) => selectors.every((selector) => document.querySelector(selector));
 
 function look() {
   for (const slot of document.querySelectorAll(".slot:not([data-filled])")) fill(slot);
-  if (!started && NEEDED.every((selector) => document.querySelector(selector))) start();
+  for (const tab of formTabs) {
+    if (!built.includes(tab) && there([...OF_TAB.map((end) => `#${tab}${end}`), ...NEEDED[tab], ...OF_PAGE])) build(tab);
+  }
 }
 
-function fill(slot) {
+async function fill(slot) {
   const name = [...slot.classList].find((one) => one.startsWith("slot-")).slice(5);
   slot.dataset.filled = name;
-  slot.append(document.getElementById(`template-${name}`).content.cloneNode(true));
-  AFTER[name]?.();
+  const bind = await BRINGERS[name]?.(); // what can be seen can be used
+  const template = document.getElementById(`template-${name}`);
+  if (template) slot.append(template.content.cloneNode(true));
+  bind?.();
+}
+
+async function build(tab) {
+  built.push(tab);
+  if (!started) start();
+  bindGenerate(tab);
+  bindPrompts(tab);
+  bindParameters(tab);
+  bindStylesButton(tab);
+  document.getElementById(`${tab}_interrupt`).addEventListener("click", () => act("interrupt"));
+  document.getElementById(`${tab}_skip`).addEventListener("click", () => act("skip"));
+  const first = built.length === 1;
+  if (first) show();
+  restore(tab);
+  noticeTab();
+  if (first) connect();
+  await BINDERS[tab]();
+  tabIsBuilt(tab);
 }
 
 function start() {
@@ -41,17 +79,16 @@ function start() {
   showViewer();
   showProgress();
   showProblems();
-  bindGenerate();
-  bindPrompts();
-  bindParameters();
+  bindSubmitting();
+  bindStyles();
   bindKeys();
-  document.getElementById("txt2img_interrupt").addEventListener("click", () => act("interrupt"));
-  document.getElementById("txt2img_skip").addEventListener("click", () => act("skip"));
+  followTabs();
   addEventListener("pagehide", save);
+}
+
+function show() {
   document.documentElement.dataset.ready = "true"; // shows what was built
   document.getElementById("easel_skeleton").remove();
-  restore();
-  connect();
   if (matchMedia("(pointer: fine)").matches && document.activeElement === document.body) box("prompt").focus({ preventScroll: true });
 }
 

@@ -5,15 +5,17 @@ import { shownPicture } from "./viewer.js";
 
 const LIMITS = [64, 2048];
 
-export function bindParameters() {
-  press("txt2img_res_switch_btn", () => setSize(number("height"), number("width")));
-  press("txt2img_random_seed", () => set("seed", -1));
-  press("txt2img_reuse_seed", () => shownPicture() && set("seed", shownPicture().seed));
-  document.getElementById("txt2img_aspects").addEventListener("click", (event) => {
+export function bindParameters(tab) {
+  press(`${tab}_res_switch_btn`, () => setSize(number("height"), number("width")));
+  press(`${tab}_random_seed`, () => set("seed", -1));
+  press(`${tab}_reuse_seed`, () => shownPicture() && set("seed", shownPicture().seed));
+  press(`${tab}_random_subseed`, () => set("variation_seed", -1));
+  press(`${tab}_reuse_subseed`, () => shownPicture() && set("variation_seed", variationSeedOf(shownPicture())));
+  document.getElementById(`${tab}_aspects`).addEventListener("click", (event) => {
     const ratio = event.target.dataset?.ratio;
     if (ratio) applyRatio(...ratio.split(":").map(Number));
   });
-  const form = document.getElementById("txt2img_settings");
+  const form = document.getElementById(`${tab}_settings`);
   form.addEventListener("wheel", turn, { passive: false });
   form.addEventListener("dblclick", reset);
 }
@@ -22,7 +24,12 @@ function press(id, action) {
   document.getElementById(id).addEventListener("click", action);
 }
 
-function setSize(width, height) {
+// Its infotext names it if it has one; else its seed would have been it.
+function variationSeedOf(picture) {
+  return Number(/(?:^|, )Variation seed: (\d+)/m.exec(picture.infotext.split("\n").at(-1))?.[1] ?? picture.seed);
+}
+
+export function setSize(width, height) {
   set("width", width);
   set("height", height);
 }
@@ -49,5 +56,5 @@ function turn(event) {
 function reset(event) {
   if (event.target.matches('input[type="number"]')) return; // there it selects the number
   const name = nameOf(event.target);
-  if (name && defaultOf(name) !== undefined) put(box(name), defaultOf(name));
+  if (name && box(name).matches('input[type="number"]')) put(box(name), defaultOf(name));
 }

@@ -1,27 +1,18 @@
 // PNG Info: a picture is dropped, pasted or chosen; the server reads its parameters; Gradio's box shows them.
 
-import { ask } from "./client.js";
+import { ask, sentenceOf } from "./client.js";
 import { put } from "./fields.js";
 import { tellForeign } from "./foreign.js";
+import { takeFiles } from "./inputs.js";
 import { say } from "./locale.js";
 import { report } from "./problems.js";
 
-export function bindDrop() {
-  const drop = document.getElementById("easel_drop");
-  const file = document.getElementById("easel_drop_file");
-  file.addEventListener("change", () => file.files[0] && read(file.files[0]));
-  for (const type of ["dragenter", "dragover"]) drop.addEventListener(type, (event) => hover(event, true));
-  for (const type of ["dragleave", "drop"]) drop.addEventListener(type, (event) => hover(event, false));
-  drop.addEventListener("drop", (event) => event.dataTransfer.files[0] && read(event.dataTransfer.files[0]));
-  document.addEventListener("paste", (event) => {
-    const pasted = event.clipboardData?.files[0];
-    if (pasted && drop.checkVisibility()) read(pasted);
-  });
-}
+let dropped = null;
 
-function hover(event, over) {
-  event.preventDefault();
-  event.currentTarget.classList.toggle("over", over);
+export const droppedPicture = () => dropped;
+
+export function bindDrop() {
+  takeFiles(document.getElementById("easel_drop"), ([file]) => read(file));
 }
 
 async function read(file) {
@@ -32,20 +23,17 @@ async function read(file) {
   const body = answer?.body;
   tellForeign(answer?.ok ? body : null);
   if (!answer?.ok) {
+    dropped = null;
     picture.hidden = true;
     put(box, "");
     report(sentenceOf(body) ?? say("problem.not_read", { status: answer?.status ?? "–" }));
     return;
   }
+  dropped = file;
   picture.src = url;
   picture.hidden = false;
   put(box, body.info ?? "");
   if (!body.info) report(say("problem.no_parameters"));
-}
-
-function sentenceOf(body) {
-  const error = body?.error ?? body?.detail;
-  return typeof error === "string" ? error : error?.message ?? null;
 }
 
 function dataUrl(file) {

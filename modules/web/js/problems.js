@@ -1,7 +1,9 @@
 // What went wrong: shown as text until it is dismissed, across reloads too, and ready to be copied.
 
 import { on } from "./client.js";
-import { box } from "./fields.js";
+import { block, box } from "./fields.js";
+import { forms } from "./page_data.js";
+import { activeTab } from "./tabs.js";
 import { has, say, translate } from "./locale.js";
 import { copy } from "./viewer.js";
 
@@ -39,12 +41,16 @@ function note(what) {
 }
 
 // A refused field, as the server describes it: {field, kind, limit, got, text}
-export function sentence({ field, kind, limit, got, text }) {
+export function sentence({ field, kind, limit, got, text }, tab = activeTab()) {
   const id = `problem.${kind}`;
+  const known = forms[tab][field] !== undefined;
+  if (known) box(field, tab)?.setAttribute("aria-invalid", "true");
   if (!has(id)) return text;
-  box(field)?.setAttribute("aria-invalid", "true");
-  return say(id, { field: has(field) ? say(field) : field, limit, got });
+  return say(id, { field: (known && labelOf(field, tab)) || (has(field) ? say(field) : field), limit, got });
 }
+
+// As it stands on the page, in the page's language.
+const labelOf = (field, tab) => block(field, tab)?.querySelector('[data-testid="block-info"]')?.textContent.trim();
 
 function draw(text) {
   const problem = document.getElementById("template-problem").content.firstElementChild.cloneNode(true);

@@ -9,7 +9,7 @@ let offline = false;
 let announced = "";
 
 export function showProgress() {
-  for (const type of ["changed", "recalled"]) on(type, draw);
+  for (const type of ["changed", "recalled", "tab"]) on(type, draw);
   on("offline", () => ((offline = true), draw()));
   on("open", () => ((offline = false), draw()));
   onLanguage(draw);
@@ -31,7 +31,7 @@ function draw() {
   const run = current();
   const running = run?.state === "running";
   const part = running ? (run.progress?.progress ?? 0) : run?.state === "done" && !sending ? 1 : 0;
-  const bar = document.querySelector("#txt2img_progress .bar");
+  const bar = document.querySelector(".viewer .bar");
   if (!bar) return;
   bar.firstElementChild.style.transform = `scaleX(${part})`;
   bar.classList.toggle("busy", sending || ["queued", "running"].includes(run?.state));
@@ -39,14 +39,13 @@ function draw() {
   document.getElementById("easel_state").textContent = stateWords(run);
   document.getElementById("easel_eta").textContent = running ? etaWords(run.progress) : "";
   document.title = running && part > 0 ? `${Math.round(part * 100)} % · Easel` : "Easel";
-  press("txt2img_interrupt", unfinished().length > 0);
-  press("txt2img_skip", running);
+  press("interrupt", unfinished().length > 0);
+  press("skip", running);
   announce(run);
 }
 
-function press(id, possible) {
-  const button = document.getElementById(id);
-  if (button) button.disabled = !possible;
+function press(name, possible) {
+  for (const button of document.querySelectorAll(`.actions button.${name}`)) button.disabled = !possible;
 }
 
 function stateWords(run) {

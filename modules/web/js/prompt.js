@@ -8,14 +8,15 @@ import { weigh } from "./weigh.js";
 
 const PAUSE_MS = 150;
 
-export function bindPrompts() {
-  equip("prompt", "txt2img_token_counter");
-  equip("negative_prompt", "txt2img_negative_token_counter");
-  document.getElementById("txt2img_clear_prompt").addEventListener("click", () => replaceAll(box("prompt"), ""));
+export function bindPrompts(tab) {
+  equip("prompt", tab, `${tab}_token_counter`);
+  equip("negative_prompt", tab, `${tab}_negative_token_counter`);
+  document.getElementById(`${tab}_clear_prompt`).addEventListener("click", () => replaceAll(box("prompt", tab), ""));
 }
 
-function equip(name, id) {
-  const block = box(name).closest(".block");
+function equip(name, tab, id) {
+  const area = box(name, tab);
+  const block = area.closest(".block");
   const tools = document.createElement("div");
   tools.className = "prompt-tools";
   tools.append(document.getElementById("template-prompt-tools").content.cloneNode(true));
@@ -23,9 +24,9 @@ function equip(name, id) {
   translate(tools);
   const counter = tools.querySelector(".counter");
   counter.id = id;
-  count(box(name), counter);
+  count(area, counter);
   const words = tools.querySelector("button");
-  if (name === "prompt") offerWords(words);
+  if (name === "prompt") offerWords(words, tab);
   else words.remove();
 }
 
@@ -76,10 +77,10 @@ function replaceAll(area, text) {
   else if (!document.execCommand("delete")) put(area, "");
 }
 
-function offerWords(button) {
+function offerWords(button, tab) {
   const list = document.createElement("div");
   list.className = "word-list";
-  list.id = "easel_words";
+  list.id = `${tab}_words`;
   list.popover = "manual"; // an "auto" one was sometimes closed by the browser after a choice, on busy machines
   list.setAttribute("role", "listbox");
   document.body.append(list);
@@ -98,35 +99,35 @@ function offerWords(button) {
     },
     true,
   );
-  const known = () => checkpointOf(value("checkpoint"))?.words ?? [];
+  const known = () => checkpointOf(value("checkpoint", tab))?.words ?? [];
   const refresh = () => {
     button.hidden = known().length === 0;
     list.setAttribute("aria-label", say("words_title"));
     button.title = say("words_title");
   };
   list.addEventListener("beforetoggle", (event) => {
-    if (event.newState === "open") list.replaceChildren(...known().map(option));
+    if (event.newState === "open") list.replaceChildren(...known().map((word) => option(word, tab)));
   });
   list.addEventListener("toggle", (event) => {
     button.setAttribute("aria-expanded", String(event.newState === "open"));
     if (event.newState === "open") placeBelow(list, button);
   });
   onLanguage(refresh);
-  watchValue(box("checkpoint"), refresh);
+  watchValue(box("checkpoint", tab), refresh);
   refresh();
 }
 
-function option(word) {
+function option(word, tab) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = word;
   button.setAttribute("role", "option");
-  button.addEventListener("click", () => insertWord(word));
+  button.addEventListener("click", () => insertWord(word, tab));
   return button;
 }
 
-function insertWord(word) {
-  const area = box("prompt");
+function insertWord(word, tab) {
+  const area = box("prompt", tab);
   const before = area.value.slice(0, area.selectionStart);
   const glue = before.trim() === "" || /[,(]\s*$/.test(before) ? (/,$/.test(before) ? " " : "") : ", ";
   type(area, glue + word);

@@ -5,38 +5,66 @@ import { box, put, save } from "./fields.js";
 import { report, sentence } from "./problems.js";
 import { setSending } from "./progress.js";
 import { say } from "./locale.js";
+import { activeTab, formTabs } from "./tabs.js";
 import { followNewest } from "./viewer.js";
 
 const PATIENCE_MS = 15000;
+const preparers = {}; // tab → what the ticket needs beside the form, made at the click
 let key = null; // of the click that has no answer yet
+let passing = false; // our own click, when the ticket is ready
 let timer = 0;
 
-export function bindGenerate() {
+export function bindSubmitting() {
   document.addEventListener("click", beforeSubmit, true);
-  const reply = document.getElementById("txt2img_reply");
-  new MutationObserver(() => read(reply.textContent)).observe(reply, { childList: true, characterData: true, subtree: true });
+}
+
+export function bindGenerate(tab, prepare = null) {
+  if (prepare) preparers[tab] = prepare;
+  const reply = document.getElementById(`${tab}_reply`);
+  new MutationObserver(() => read(reply.textContent, tab)).observe(reply, { childList: true, characterData: true, subtree: true });
 }
 
 export function generate() {
-  document.getElementById("txt2img_generate")?.click();
+  document.getElementById(`${activeTab()}_generate`)?.click();
 }
 
 function beforeSubmit(event) {
-  if (!event.target.closest?.("#txt2img_generate")) return;
+  const button = event.target.closest?.("button.generate");
+  if (!button || passing) return;
+  const tab = formTabs.find((one) => button.id === `${one}_generate`);
   const twice = key !== null || event.detail > 1; // still on its way, or the second half of a double click
   if (!online && !twice) report(say("problem.unreachable"));
-  if (twice || !online) {
+  if (twice || !online || preparers[tab]) {
     event.preventDefault();
     event.stopImmediatePropagation();
-    return;
   }
+  if (twice || !online) return;
   key = randomKey();
-  put(document.querySelector("#txt2img_ticket textarea"), JSON.stringify({ client, key }));
   for (const marked of document.querySelectorAll("[aria-invalid]")) marked.removeAttribute("aria-invalid");
   save();
   followNewest();
   setSending(true);
+  if (preparers[tab]) prepare(tab, button);
+  else hand(tab, {});
+}
+
+function hand(tab, more) {
+  put(document.querySelector(`#${tab}_ticket textarea`), JSON.stringify({ client, key, ...more }));
   timer = setTimeout(() => finish() || report(say("problem.unreachable")), PATIENCE_MS);
+}
+
+// Pictures are sent first; then the click goes through.
+async function prepare(tab, button) {
+  try {
+    hand(tab, await preparers[tab]());
+  } catch (problem) {
+    finish();
+    report(problem.message);
+    return;
+  }
+  passing = true;
+  button.click();
+  passing = false;
 }
 
 function finish() {
@@ -45,10 +73,11 @@ function finish() {
   setSending(false);
 }
 
-function read(text) {
+function read(text, tab) {
   if (!text.trim()) return;
   const answer = JSON.parse(text);
   if (answer.key !== undefined && answer.key === key) finish();
-  for (const problem of answer.problems ?? []) report(sentence(problem));
-  if (answer.problems?.length) box(answer.problems[0].field)?.focus();
+  for (const problem of answer.problems) report(sentence(problem, tab));
+  const first = answer.problems.find((problem) => problem.field);
+  if (first) box(first.field, tab)?.focus();
 }

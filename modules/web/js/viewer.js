@@ -3,6 +3,7 @@
 import { emit, on } from "./client.js";
 import { fill } from "./fields.js";
 import { onLanguage, say } from "./locale.js";
+import { report } from "./problems.js";
 import { current, pictures } from "./runs.js";
 
 const LARGEST_SCALE = 4; // a small picture is enlarged to be seen, but not beyond recognition
@@ -19,6 +20,7 @@ export function showViewer() {
   on("recalled", () => following && !running() && pictures.length && choose(pictures.at(-1)));
   on("forgotten", empty);
   on("changed", leavePreview);
+  on("tab", ({ tab }) => tab && moveTo(tab));
   onLanguage(() => shown && describe(shown));
   new ResizeObserver(layOut).observe($("easel_stage"));
   $("easel_actual").onclick = () => setActual(!actual);
@@ -34,6 +36,16 @@ export const shownPicture = () => shown;
 
 export function followNewest() {
   following = true;
+}
+
+// One viewer for all tabs: it stands in the open one, and its parts have that tab's names.
+function moveTo(tab) {
+  const place = document.getElementById(`${tab}_results`);
+  const viewer = document.querySelector(".viewer");
+  if (!place || place.contains(viewer)) return;
+  place.append(viewer);
+  for (const one of [viewer, ...viewer.querySelectorAll("[data-id]")]) one.id = one.dataset.id.replace("{tab}", tab);
+  if (selected()) centre(selected());
 }
 
 const running = () => current()?.state === "running";
@@ -80,10 +92,14 @@ function choose(picture) {
     const chosen = button.picture === picture;
     button.setAttribute("aria-selected", String(chosen));
     button.tabIndex = chosen ? 0 : -1;
-    if (chosen) button.parentElement.scrollLeft = button.offsetLeft - button.parentElement.clientWidth / 2 + button.clientWidth / 2;
+    if (chosen) centre(button);
   }
   describe(picture);
   show(picture.url, () => shown === picture);
+}
+
+function centre(button) {
+  button.parentElement.scrollLeft = button.offsetLeft - button.parentElement.clientWidth / 2 + button.clientWidth / 2;
 }
 
 // Swaps only once the new picture is decoded: the stage is never blank in between.
@@ -138,10 +154,10 @@ function setActual(now) {
 
 function describe(picture) {
   $("easel_infotext").textContent = picture.infotext;
-  const saved = picture.path ? say("saved_as", { path: picture.path }) : say("not_saved");
-  $("easel_path").textContent = picture.warning ? `${saved} · ${picture.warning}` : saved;
-  $("easel_path").classList.toggle("warning", Boolean(picture.warning));
-  for (const id of ["easel_copy_infotext", "txt2img_open_folder", "easel_reuse_all"]) $(id).disabled = false;
+  $("easel_path").textContent = picture.path ? say("saved_as", { path: picture.path }) : say("not_saved");
+  $("easel_warning").textContent = picture.warning ?? "";
+  $("easel_warning").hidden = !picture.warning;
+  for (const button of document.querySelectorAll(".result-actions button")) button.disabled = false;
   $("easel_copy_path").disabled = !picture.path;
   for (const button of $("easel_film").children) name(button);
 }
@@ -149,17 +165,27 @@ function describe(picture) {
 function empty() {
   shown = size = null;
   $("easel_film").replaceChildren();
-  $("easel_infotext").textContent = $("easel_path").textContent = "";
+  $("easel_infotext").textContent = $("easel_path").textContent = $("easel_warning").textContent = "";
+  $("easel_warning").hidden = true;
   $("easel_picture").hidden = $("easel_stage_tools").hidden = true;
   $("easel_welcome").hidden = false;
-  for (const button of document.querySelectorAll("#image_buttons_txt2img button")) button.disabled = true;
+  for (const button of document.querySelectorAll(".result-actions button")) button.disabled = true;
 }
 
 function bindButtons() {
   $("easel_copy_infotext").onclick = (event) => copy(shown.infotext, event.currentTarget);
   $("easel_copy_path").onclick = (event) => copy(shown.path, event.currentTarget);
-  $("txt2img_open_folder").onclick = () => window.open(shown.url, "_blank", "noopener");
+  document.querySelector('.result-actions [data-do="open"]').onclick = () => window.open(shown.url, "_blank", "noopener");
+  for (const button of document.querySelectorAll(".result-actions [data-send]")) button.onclick = () => sendOn(button.dataset.send);
   $("easel_reuse_all").onclick = () => fill({ infotext: shown.infotext });
+}
+
+async function sendOn(where) {
+  const { url, infotext } = shown;
+  const answer = await fetch(url).catch(() => null);
+  if (!answer?.ok) return report(say("problem.picture_gone"));
+  const { send } = await import("./sending.js");
+  send(where, await answer.blob(), infotext);
 }
 
 export async function copy(text, button) {
