@@ -16,7 +16,6 @@ from modules.diffusion.prediction import add_noise
 from modules.diffusion.samplers import SAMPLERS, Denoise, Sampler, Step, options_of
 from modules.diffusion.schedules import resolve, sigmas_for, timesteps_for
 from modules.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, PredictBoth
-from modules.families.family import Model
 from modules.generation.guide import Guide
 from modules.generation.steps import Span
 from modules.settings.schema import SETTINGS, Settings
@@ -48,25 +47,27 @@ class Walk:
     span: Span
     noise: ImageNoise
     guide: Guide
+    alphas_cumprod: Tensor  # (T,) on the device: the noise levels of the model. The model itself may change meanwhile
+    sdxl: bool = False  # which table "Align Your Steps" takes
     start: Start | None = None
 
 
-def denoise(walk: Walk, model: Model, settings: Settings, on_step: Callable[[Step], None]) -> Tensor:
+def denoise(walk: Walk, settings: Settings, on_step: Callable[[Step], None]) -> Tensor:
     """(B, C, H/8, W/8). `on_step` is called once a step and may raise to end early."""
     if walk.span.walked == 0 and walk.start:  # a strength of 0
         return walk.start.latent
     if walk.sampler.space == "timestep":
-        return walk_timesteps(walk, model, settings, on_step)
-    return walk_sigmas(walk, model, settings, on_step)
+        return walk_timesteps(walk, settings, on_step)
+    return walk_sigmas(walk, settings, on_step)
 
 
-def walk_sigmas(walk: Walk, model: Model, settings: Settings, on_step: Callable[[Step], None]) -> Tensor:
+def walk_sigmas(walk: Walk, settings: Settings, on_step: Callable[[Step], None]) -> Tensor:
     """With samplers that see the model as a denoiser at a noise level: x = x0 + sigma · eps."""
     info, start = walk.sampler, walk.start
-    known = levels_for(info, model.alphas_cumprod)  # rising
-    schedule = sigmas_of(walk, known, settings, sdxl=model.family.startswith("SDXL")).to(model.device)
+    known = levels_for(info, walk.alphas_cumprod.cpu())  # rising
+    schedule = sigmas_of(walk, known, settings).to(walk.alphas_cumprod.device)
     sigmas = schedule[min(walk.span.first, len(schedule) - 2) :]  # a schedule may be shorter than was asked for
-    x0 = denoiser_for(info, walk.guide.eps, model.alphas_cumprod.to(model.device), settings.enable_quantization)
+    x0 = denoiser_for(info, walk.guide.eps, walk.alphas_cumprod, settings.enable_quantization)
     if start and start.blend:
         x0 = blended(x0, start.blend)
     sampler = SAMPLERS[info.name]
@@ -94,7 +95,7 @@ def blended(x0: Denoise, blend: Blend) -> Denoise:
     return lambda x, sigma: blend(x0(x, sigma), sigma)
 
 
-def sigmas_of(walk: Walk, known: Tensor, settings: Settings, sdxl: bool) -> Tensor:
+def sigmas_of(walk: Walk, known: Tensor, settings: Settings) -> Tensor:
     """(steps + 1,): the whole schedule, between the ends that the user asks for."""
     low, high = settings.sigma_min, settings.sigma_max
     if settings.use_old_karras_scheduler_sigmas and resolve(walk.sampler, walk.schedule) == "Karras":
@@ -110,7 +111,7 @@ def sigmas_of(walk: Walk, known: Tensor, settings: Settings, sdxl: bool) -> Tens
         beta_dist_alpha=settings.beta_dist_alpha,
         beta_dist_beta=settings.beta_dist_beta,
         discard_next_to_last=settings.always_discard_next_to_last_sigma,
-        sdxl=sdxl,
+        sdxl=walk.sdxl,
     )
 
 
@@ -124,12 +125,12 @@ def between_levels(noise: ImageNoise, sigmas: Tensor, settings: Settings) -> Bet
     return lambda sigma, sigma_next: whole(sigma, sigma_next)[0]
 
 
-def walk_timesteps(walk: Walk, model: Model, settings: Settings, on_step: Callable[[Step], None]) -> Tensor:
+def walk_timesteps(walk: Walk, settings: Settings, on_step: Callable[[Step], None]) -> Tensor:
     """With samplers that walk the model's own timesteps, in its own unit-variance space."""
     info, start = walk.sampler, walk.start
-    trained = len(model.alphas_cumprod)
-    timesteps = timesteps_for(min(walk.span.steps, trained), trained).to(model.device)
-    alphas_cumprod = model.alphas_cumprod.to(model.device)
+    alphas_cumprod = walk.alphas_cumprod
+    trained = len(alphas_cumprod)
+    timesteps = timesteps_for(min(walk.span.steps, trained), trained).to(alphas_cumprod.device)
     sampler = TIMESTEP_SAMPLERS[info.name]
     options = options_for(sampler, settings, settings.eta_ddim)
     predict: Eps | PredictBoth = walk.guide.both if info.cfg_pp else walk.guide.eps

@@ -33,7 +33,7 @@ from modules.generation.request import GenerationRequest
 from modules.generation.rig import Rig
 from modules.generation.shelf import Shelf
 from modules.generation.skipping import Skipping
-from modules.generation.steps import spans
+from modules.generation.steps import Span, spans
 from modules.library.vaes import VaeFile
 from modules.prompt.schedule import Timeline
 from modules.runtime.version import VERSION
@@ -118,11 +118,11 @@ class BatchRun:
         request, settings = self.request, self.settings
         size = (request.width, request.height)
         prompts = [split(image.prompt) for image in self.batch]
-        model = self.use(request.checkpoint, prompts, size, second=False)
+        self.use(request.checkpoint, prompts, size, second=False)
         self.vae = self.rig.at_work.vae
         start = None
         if request.init:
-            self.initial = prepare(request, self.batch, model, settings, self.shelf.picture)
+            self.initial = prepare(request, self.batch, self.rig.model, settings, self.shelf.picture)
             start = Start(
                 self.initial.latent,
                 self.initial.blend,
@@ -135,8 +135,7 @@ class BatchRun:
         scale = request.cfg_scale * (CFG_PP_SCALE if info.cfg_pp else 1)
         calls = calls_of(info, self.spans[0].walked)
         guide = self.guide_of(prompts, negatives, timeline, scale, size, calls, second=False)
-        walk = Walk(info, request.schedule, self.spans[0], self.noise_of(size), guide, start)
-        latents = denoise(walk, model, settings, self.on_step)
+        latents = self.walked(info, request.schedule, self.spans[0], size, guide, start)
         return self.initial.settled(latents) if self.initial else latents
 
     def second_pass(self, latents: Tensor) -> Tensor:
@@ -147,7 +146,7 @@ class BatchRun:
         use_first = settings.hires_fix_use_firstpass_conds
         prompts = [split(image.prompt if use_first else image.hires_prompt) for image in self.batch]
         negatives = [image.negative_prompt if use_first else image.hires_negative_prompt for image in self.batch]
-        model = self.use(hires.checkpoint or request.checkpoint, prompts, sizes.target, second=True)
+        self.use(hires.checkpoint or request.checkpoint, prompts, sizes.target, second=True)
         info = sampler_info(hires.sampler or request.sampler)
         first = sampler_info(request.sampler)
         steps, base = hires.steps or request.steps, request.steps
@@ -155,17 +154,23 @@ class BatchRun:
         scale = (hires.cfg_scale or request.cfg_scale) * (CFG_PP_SCALE if info.cfg_pp else 1)
         calls = calls_of(info, self.spans[1].walked)
         guide = self.guide_of(prompts, negatives, timeline, scale, sizes.target, calls, second=True)
-        walk = Walk(
-            info,
-            hires.schedule or request.schedule,
-            self.spans[1],
-            self.noise_of(sizes.target),
-            guide,
-            Start(latents.to(model.device), extra_noise=settings.img2img_extra_noise),
-        )
-        return denoise(walk, model, settings, self.on_step)
+        start = Start(latents.to(self.rig.model.device), extra_noise=settings.img2img_extra_noise)
+        return self.walked(info, hires.schedule or request.schedule, self.spans[1], sizes.target, guide, start)
 
-    def use(self, checkpoint: str, prompts: list[Prompt], size: Size, second: bool) -> Model:
+    def walked(
+        self, info: SamplerInfo, schedule: str, span: Span, size: Size, guide: Guide, start: Start | None
+    ) -> Tensor:
+        """Holds no model: when the refiner takes over, nothing may keep the first one in memory."""
+        model = self.rig.model
+        alphas_cumprod, sdxl = model.alphas_cumprod.to(model.device), model.family.startswith("SDXL")
+        walk = Walk(info, schedule, span, self.noise_of(size, info), guide, alphas_cumprod, sdxl, start)
+        del model
+        try:
+            return denoise(walk, self.settings, self.on_step)
+        finally:
+            guide.release()
+
+    def use(self, checkpoint: str, prompts: list[Prompt], size: Size, second: bool) -> None:
         """The networks of the first prompt are those of its batch, as in A1111."""
         tags = prompts[0].networks if self.request.use_networks else ()
         settings = self.settings
@@ -176,7 +181,7 @@ class BatchRun:
             is_img2img=self.request.init is not None,
             is_hires=second,
         )
-        return self.rig.use(checkpoint, tags, text_options(settings, size), merging)
+        self.rig.use(checkpoint, tags, text_options(settings, size), merging)
 
     def guide_of(
         self,
@@ -197,20 +202,22 @@ class BatchRun:
         self.warnings |= dict.fromkeys(rig.warnings())
         if not second:
             self.noted |= rig.notes(told.said())
-        seen: dict[Model, Tensor | None] = {}
+        seen: dict[str, Tensor | None] = {}  # by checkpoint
 
         def beside() -> Tensor | None:
-            if rig.model not in seen:
-                seen[rig.model] = beside_for(
+            name = rig.checkpoint.name
+            if name not in seen:
+                seen[name] = beside_for(
                     rig.model, len(self.batch), size[1], size[0], self.initial, settings.inpainting_mask_weight
                 )
-            return seen[rig.model]
+            return seen[name]
 
         handover = None
         if request.refiner and wants_refiner(request, settings, second):
 
             def take_over() -> None:
                 assert request.refiner
+                told.encode_with(None)
                 self.use(request.refiner.checkpoint, prompts, size, second)
                 told.encode_with(rig.encoder)
                 self.noted |= refiner_fields(
@@ -227,7 +234,7 @@ class BatchRun:
         self.guides.append(guide)
         return guide
 
-    def noise_of(self, size: Size) -> ImageNoise:
+    def noise_of(self, size: Size, info: SamplerInfo) -> ImageNoise:
         """Every image's own noise, from its seed."""
         request, latent = self.request, self.rig.model.latent
         variation = None
@@ -236,7 +243,6 @@ class BatchRun:
         resize_from = None
         if request.seed_resize_width and request.seed_resize_height:
             resize_from = (request.seed_resize_height // latent.factor, request.seed_resize_width // latent.factor)
-        info = sampler_info(request.sampler)
         return ImageNoise(
             (latent.channels, size[1] // latent.factor, size[0] // latent.factor),
             [image.seed for image in self.batch],

@@ -45,6 +45,10 @@ class Guide:
         """The guided noise, and the noise without the prompt."""
         return self._predicted(x, t, alone=False)
 
+    def release(self) -> None:
+        """The pass is over: nothing here keeps a model in memory."""
+        self._prompts.encode_with(None)
+
     def notes(self) -> dict[str, object]:
         """What the infotext says of this pass, by now."""
         skipped = self._skipping.notes if self._skipping else {}

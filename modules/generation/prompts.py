@@ -61,16 +61,22 @@ class Prompts:
         self.padded = False  # whether `padding` has changed anything yet
         self._parts = [schedule(text, timeline) for _, text, _ in parts]
         self._negatives = [schedule(negative, timeline) for negative in negatives]
-        self._encoder, self._calls, self.padding = encoder, call, padding
+        self._present: Encoder | None = encoder
+        self._calls, self.padding = call, padding
 
     @property
     def is_plain(self) -> bool:
         """Whether every image has one part of weight 1."""
         return self.owners == list(range(len(self._negatives))) and set(self.weights) == {1.0}
 
-    def encode_with(self, encoder: Encoder) -> None:
-        """Another model's text encoder, from the next call on."""
-        self._encoder = encoder
+    def encode_with(self, encoder: Encoder | None) -> None:
+        """Another model's text encoder, from the next call on; None: the present one's model is about to go."""
+        self._present = encoder
+
+    @property
+    def _encoder(self) -> Encoder:
+        assert self._present is not None, "encode_with(None) came before"
+        return self._present
 
     def encode(self) -> None:
         """All of it now, so that what the prompts use is known before the first step."""

@@ -1,5 +1,7 @@
 """The engine on a real tiny model: what it yields, how it ends early, and that a picture depends on its seed alone."""
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modules.families.loader import read_model
 from modules.generation.engine import GeneratedImage, NotFinite, generate
 from modules.generation.plan import plan
 from modules.generation.progress import Interrupted, Progress, Skipped, Stopped
@@ -16,6 +19,7 @@ from modules.generation.request import RESIZE_MODES, GenerationRequest, Hires, I
 from modules.generation.shelf import Loaded, Shelf
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.settings.schema import Settings
+from tests.tiny import FP32
 from tests.tiny import tiny_folder as tiny_folder
 from tests.tiny import tiny_model as tiny_model
 
@@ -207,3 +211,21 @@ def test_img2img_of_a_size_that_is_not_the_requests(tiny_model: Any, checkpoint:
         wanted = request(init=Init(images=("a" * 64,), mask=Mask(image="b" * 64, only_masked=only_masked)))
         (made,) = generate(plan(wanted), shelf, Settings(), lambda progress: None)
         assert made.image.size == ((50, 41) if only_masked else (64, 64))
+
+
+def test_nothing_keeps_a_model_when_the_refiner_takes_over(checkpoint: Checkpoint, tiny_folder: Path) -> None:
+    """Two SDXL models do not fit into eleven gigabytes."""
+    names = {name: replace(checkpoint, name=name) for name in ("tiny", "fine")}
+    alive: list[weakref.ref[Any]] = []
+
+    def load(name: str) -> Loaded:
+        gc.collect()
+        assert not any(reference() for reference in alive)
+        model = read_model(tiny_folder / "tiny.safetensors", FP32)
+        alive.append(weakref.ref(model))
+        return Loaded(model, names[name])
+
+    wanted = request(refiner=Refiner(checkpoint="fine", switch_at=0.5), hires=Hires(scale=1.5), sampler="DPM++ SDE")
+    settings = Settings().with_overrides({"hires_fix_refiner_pass": "both passes"})
+    assert len(list(generate(plan(wanted), Shelf(load, names.__getitem__), settings, lambda progress: None))) == 1
+    assert len(alive) == 4
