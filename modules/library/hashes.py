@@ -4,6 +4,7 @@ the short hash of A1111's first months."""
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,11 @@ def digests_of(path: Path, watch: Callable[[int, int], None] | None = None) -> D
     `watch(done, total)` is called with bytes now and then, and may raise to stop. A file that changes is refused."""
     start = body_start(path)
     whole, body = hashlib.sha256(), hashlib.sha256()
-    for chunk, position in _chunks(path, watch):
-        whole.update(chunk)
-        body.update(chunk[max(0, start - position) :])
+    with ThreadPoolExecutor(1) as beside:  # hashing lets other threads run: both together take as long as one
+        for chunk, position in _chunks(path, watch):
+            other = beside.submit(body.update, chunk[max(0, start - position) :])
+            whole.update(chunk)
+            other.result()
     return Digests(whole.hexdigest(), body.hexdigest())
 
 
