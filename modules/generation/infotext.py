@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+from modules.generation.request import MAX_PROMPT
 from modules.prompt.attention import BREAK, parse_attention
 from modules.prompt.networks import extract_networks
 from modules.prompt.schedule import Timeline
@@ -13,7 +14,7 @@ from modules.prompt.schedule import schedule as schedule_of
 from modules.settings.schema import Settings
 
 NEGATIVE = "Negative prompt:"
-MAX_INFOTEXT = 2_000_000  # characters that parse reads
+MAX_INFOTEXT = 500_000  # characters that parse reads: four prompts of the greatest length, and some
 
 Value = str | int | float | bool
 
@@ -141,7 +142,7 @@ def parse(text: str, old_options: bool = True) -> dict[str, Value]:
     for name, default in DEFAULTS.items():
         found.setdefault(name, default)
     if "Emphasis" not in found and any(
-        p[1] != 1.0 and p[0] != BREAK[0] for t in (prompt, negative) for p in parse_attention(t)
+        p[1] != 1.0 and p[0] != BREAK[0] for t in (prompt, negative) for p in parse_attention(t[:MAX_PROMPT])
     ):
         found["Emphasis"] = "Original"
     if found["FP8 weight"] != "Disable":

@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -106,3 +107,30 @@ def test_hostile_texts(hostile: str):
 def test_no_picture(image: Any):
     with pytest.raises((ApiError, HTTPException)):
         read_picture(image)
+
+
+MEBI = 2**20 - 10
+LARGE = {
+    "names": "a:" * (MEBI // 2),
+    "brackets": "[" * MEBI,
+    "quotes": 'aa:"' * (MEBI // 4),
+    "weights": "a\nSteps: 1, Sampler: x, " + "(a:1.2), " * (MEBI // 9),
+    "graph": json.dumps(
+        {
+            str(n): {
+                "class_type": "KSampler",
+                "inputs": {"latent_image": [str(n + 1), 0], "seed": 1, "positive": [str(n * 7 % 4999), 0]},
+            }
+            for n in range(4999)
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("name", ["parameters", "prompt", "Dream"])
+def test_a_mebibyte_of_anything_is_read_in_a_second(name: str, kind: str):
+    data = png(**{name: LARGE[kind]})
+    started = time.process_time()
+    answer(data)
+    assert time.process_time() - started < 1.5

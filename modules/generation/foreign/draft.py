@@ -8,9 +8,9 @@ from typing import Any
 
 from modules.generation.foreign.names import sampler_of, schedule_of
 from modules.generation.infotext import in_order, write
+from modules.generation.request import MAX_PROMPT
 
 MAX_JSON = 4 * 2**20  # characters
-MAX_PROMPT = 100_000  # characters
 MAX_NOTES = 50
 MAX_LORAS = 50
 

@@ -13,7 +13,6 @@ from modules.generation.foreign import (
     swarmui,
 )
 from modules.generation.foreign.draft import Foreign
-from modules.generation.infotext import parse
 
 # Some write ComfyUI's graph too: they come first.
 READERS: tuple[Callable[[Mapping[str, str]], Foreign | None], ...] = (
@@ -35,6 +34,6 @@ def read_foreign(items: Mapping[str, str]) -> Foreign | None:
         if found := read(items):
             return found
     for key in ("parameters", "exif comment"):
-        if "Steps" in parse(items.get(key, "")):
+        if "Steps: " in items.get(key, "").rstrip().rpartition("\n")[2]:
             return None
     return next((found for read in READERS[3:] if (found := read(items))), None)

@@ -1,8 +1,9 @@
 import pytest
 
-from modules.generation.foreign.draft import MAX_LORAS, MAX_NOTES, MAX_PROMPT, Draft, load, number, stem, whole
+from modules.generation.foreign.draft import MAX_LORAS, MAX_NOTES, Draft, load, number, stem, whole
 from modules.generation.foreign.names import sampler_of, schedule_of
 from modules.generation.infotext import parse
+from modules.generation.request import MAX_PROMPT
 
 
 def test_numbers():
