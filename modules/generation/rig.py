@@ -38,6 +38,7 @@ class Rig:
         self._at_work: AtWork | None = None
         self._encoder: Encoder | None = None
         self._keys: tuple[object, object, object] = (None, None, None)
+        self._first: str | None = None  # the checkpoint that the request is for
         self._networks, self._manner = ExitStack(), ExitStack()  # what undoes them
 
     def __enter__(self) -> "Rig":
@@ -54,7 +55,8 @@ class Rig:
         keys = ((checkpoint, tuple(tags)), merging, options)
         if keys[0] != self._keys[0]:
             self.__exit__()
-            self._at_work = self._changed(self._shelf.load(checkpoint), tags)
+            self._at_work = self._changed(checkpoint, tags)
+            self._first = self._first or checkpoint
         if keys[:2] != self._keys[:2]:
             self._manner.close()
             self._manner.enter_context(tiling(self.model, self._settings.tiling))
@@ -64,13 +66,16 @@ class Rig:
         self._keys = keys
         return self.model
 
-    def _changed(self, loaded: Loaded, tags: Sequence[NetworkTag]) -> AtWork:
+    def _changed(self, checkpoint: str, tags: Sequence[NetworkTag]) -> AtWork:
         shelf, settings = self._shelf, self._settings
+        loaded = shelf.load(checkpoint)
         at_work = AtWork(loaded, shelf.vae_for(loaded.checkpoint, settings))
         self._networks.enter_context(shelf.vaes.using(loaded.model, at_work.vae))
         if shelf.networks is not None:
             at_work.networks, at_work.warnings = networks_from(tags, shelf.networks)
-            changes = applied(loaded.model, at_work.networks, settings.lora_functional)
+            # A refiner and another checkpoint of the hires pass get the networks of the prompt too, as far as they fit.
+            lenient = self._first not in (None, checkpoint)
+            changes = applied(loaded.model, at_work.networks, settings.lora_functional, lenient)
             report = self._networks.enter_context(changes)
             at_work.warnings += report.warnings
             if shelf.embeddings is not None:
@@ -92,8 +97,11 @@ class Rig:
 
     def warnings(self) -> list[str]:
         """What the user should know of the networks, by now."""
-        skipped = self.at_work.embeddings.skipped if self.at_work.embeddings else {}
-        return [*self.at_work.warnings, *(f"embedding {name}: {reason}" for name, reason in skipped.items())]
+        embeddings = self.at_work.embeddings
+        if embeddings is None:
+            return list(self.at_work.warnings)
+        skipped = (f"embedding {name}: {reason}" for name, reason in embeddings.skipped.items())
+        return [*self.at_work.warnings, *skipped, *embeddings.warnings.values()]
 
     @property
     def at_work(self) -> AtWork:

@@ -167,7 +167,6 @@ _DOWNLOADS = "nothing is ever downloaded unasked"
 _PICKLES = "code inside model files never runs, and no flag changes that"
 _TUNNEL = "no tunnel is opened; use --listen behind a tunnel or proxy of yours"
 _EXTRAS = "that model is not built in yet"
-_NETWORKS = "extra networks are not built in yet"
 _CONSOLE = "the console shows no progress bars; the page has one"
 _EDITOR = "Gradio has one picture editor now"
 _QUEUE = "every request goes through the durable queue"
@@ -205,11 +204,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--ui-settings-file", "the settings' file instead of config.json in the data folder", "path"),
         Flag("--vae-dir", "one more folder with VAEs", "path"),
         Flag("--vae-path", "the VAE to use", "path"),
-        Flag("--embeddings-dir", "folder with embeddings", "path", note=_NETWORKS),
-        Flag("--hypernetwork-dir", "folder with hypernetworks", "path", note=_NETWORKS),
-        Flag("--lora-dir", "folder with LoRAs", "path", note=_NETWORKS),
-        Flag("--lyco-dir-backcompat", "folder with LyCORIS files", "path", note=_NETWORKS),
-        Flag("--textual-inversion-templates-dir", "templates for training", "path", note=_NETWORKS),
+        Flag("--embeddings-dir", "folder with embeddings", "path"),
+        Flag("--hypernetwork-dir", "folder with hypernetworks", "path"),
+        Flag("--lora-dir", "folder with LoRAs", "path"),
+        Flag("--lyco-dir-backcompat", "folder with LyCORIS files", "path"),
+        Flag("--textual-inversion-templates-dir", "templates for training", "path", note="not built in yet"),
         Flag("--styles-file", "file(s) with prompt styles", "texts", note="prompt styles are not built in yet"),
         Flag("--ui-config-file", "file with the page's defaults", "path", note="not built yet"),
         Flag("--localizations-dir", "folder with translations", "path", note="translations come with the program"),

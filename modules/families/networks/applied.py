@@ -12,7 +12,7 @@ from modules.families.family import Model
 from modules.families.networks import lora
 from modules.families.networks.deltas import Delta
 from modules.families.networks.embeddings import Embedding, embedding_from
-from modules.families.networks.hypernetworks import hypernetworks_applied
+from modules.families.networks.hypernetworks import hypernetwork_applied
 from modules.families.networks.names import Target, targets_of
 from modules.families.networks.tensors import opened
 from modules.library.header import ModelFileError
@@ -28,9 +28,13 @@ class Report:
 
 
 @contextmanager
-def applied(model: Model, networks: Sequence[Network], functional: bool = False) -> Iterator[Report]:
+def applied(
+    model: Model, networks: Sequence[Network], functional: bool = False, lenient: bool = False
+) -> Iterator[Report]:
     """`functional`: the changes are computed beside the weights, as the setting lora_functional asks, instead of being
-    added to them. Raises ModelFileError for a network that cannot be used; nothing is changed then."""
+    added to them. `lenient`: what is made for other models is left out with a warning; a refiner gets the networks of a
+    prompt that is written for another checkpoint. Else ModelFileError is raised for a network that cannot be used;
+    nothing is changed then."""
     report = Report()
     loras = [network for network in networks if network.file.kind == "lora"]
     hypernetworks = [network for network in networks if network.file.kind == "hypernetwork"]
@@ -39,9 +43,22 @@ def applied(model: Model, networks: Sequence[Network], functional: bool = False)
         targets = targets_of(model) if loras else {}
         with torch.no_grad():
             for network in loras:
-                _apply(network, model, targets, weights, report)
-        undo.enter_context(hypernetworks_applied(model, hypernetworks))
+                try:
+                    _apply(network, model, targets, weights, report)
+                except lora.Misfit as misfit:
+                    _leave_out(misfit, lenient, report)
+        for network in hypernetworks:
+            try:
+                undo.enter_context(hypernetwork_applied(model, network))
+            except lora.Misfit as misfit:
+                _leave_out(misfit, lenient, report)
         yield report
+
+
+def _leave_out(misfit: lora.Misfit, lenient: bool, report: Report) -> None:
+    if not lenient:
+        raise misfit
+    report.warnings.append(f"{misfit}; it was left out")
 
 
 def _apply(
@@ -49,7 +66,7 @@ def _apply(
 ) -> None:
     with opened(network.file.path) as tensors:
         found = lora.fit(tensors, model, targets)
-        for target, delta in lora.changes(tensors, network, model, found):
+        for target, delta in lora.changes(tensors, network, found):
             weights.add(target, delta)
         for name, entries in found.bundled.items():
             parts = {entry: tensors.read(theirs) for entry, theirs in entries.items()}

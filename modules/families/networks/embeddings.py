@@ -196,6 +196,7 @@ class FittedEmbeddings:
         self._found: dict[str, Embedding] = {}
         self._used: dict[str, tuple[str, ...]] = {}  # by text, in order
         self.skipped: dict[str, str] = {}  # name -> why; those that a text named
+        self.warnings: dict[str, str] = {}  # name -> a sentence; those that were used, perhaps unmeant
 
     def spellings(self, text: str, tokenizer: Tokenizer) -> Spellings | None:
         """What the text may name, for cutting it into chunks."""
@@ -227,6 +228,7 @@ class FittedEmbeddings:
     def note(self, text: str, names: Iterable[str]) -> None:
         """The encoder tells what a text used, in order."""
         self._used[text] = tuple(dict.fromkeys(names))
+        self.warnings |= {name: warning for name in self._used[text] if (warning := warning_of(name))}
 
     def hashes(self, prompts: Sequence[Sequence[str]], bundled: bool = True) -> str | None:
         """The infotext's "TI hashes". `prompts`: what was encoded, negative prompts first; of each all texts that its

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from modules.families.family import Model
+from modules.families.networks.lora import Misfit
 from modules.families.networks.pickles import load_pickle
 from modules.library.header import ModelFileError
 from modules.library.network_tags import Network
@@ -101,23 +102,19 @@ def _filled(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 
 @contextmanager
-def hypernetworks_applied(model: Model, networks: Sequence[Network]) -> Iterator[None]:
-    """In order, each on what the one before gave. Raises ModelFileError."""
+def hypernetwork_applied(model: Model, network: Network) -> Iterator[None]:
+    """On what those applied before it gave. Raises ModelFileError; Misfit if it is for other models."""
+    pairs = load_hypernetwork(network.file.path)
+    unet = model.components["unet"]
+    layers = [(name, layer) for name, layer in unet.named_modules() if name.endswith((".to_k", ".to_v"))]
+    if not any(layer.in_features in pairs for _, layer in layers):
+        widths = sorted({layer.in_features for _, layer in layers})
+        reason = f"it is for the widths {sorted(pairs)}, this checkpoint ({model.family}) has {widths}"
+        raise Misfit(network.file.path, reason)
     with ExitStack() as undo:
-        for network in networks:
-            pairs = load_hypernetwork(network.file.path)
-            unet = model.components["unet"]
-            readers = [
-                (layer, pairs[layer.in_features][kind])
-                for name, layer in unet.named_modules()
-                for kind, ending in enumerate((".to_k", ".to_v"))
-                if name.endswith(ending) and layer.in_features in pairs
-            ]
-            if not readers:
-                widths = sorted({layer.in_features for name, layer in unet.named_modules() if name.endswith(".to_k")})
-                reason = f"it is for the widths {sorted(pairs)}, this checkpoint ({model.family}) has {widths}"
-                raise ModelFileError(network.file.path, reason)
-            for layer, reader in readers:
+        for name, layer in layers:
+            if layer.in_features in pairs:
+                reader = pairs[layer.in_features][0 if name.endswith(".to_k") else 1]
                 reader.to(layer.weight.device, layer.weight.dtype)
                 undo.callback(layer.register_forward_pre_hook(_hook(reader, network.unet)).remove)
         yield

@@ -21,6 +21,10 @@ MAX_TOLD = 3  # names in one warning
 Targets = Mapping[tuple[str, str], Target]
 
 
+class Misfit(ModelFileError):
+    """A sound file that is for other models."""
+
+
 @dataclass
 class Fit:
     """What of a file found its place."""
@@ -33,7 +37,8 @@ class Fit:
 
 
 def fit(tensors: Tensors, model: Model, targets: Targets) -> Fit:
-    """Raises ModelFileError where nothing, or nothing of its UNet part, has a place in this model."""
+    """Raises Misfit where nothing, or nothing of its UNet part, has a place in this model, or where it is known to be
+    for another family, of which some layers may be called and shaped alike."""
     found = Fit()
     names = {}
     for name, shape in tensors.shapes.items():
@@ -54,8 +59,9 @@ def fit(tensors: Tensors, model: Model, targets: Targets) -> Fit:
         found.changes.append((target, {part: name for part, name in parts.items() if part not in IGNORED}))
         fits.add(target.component)
     has_unet = any(component == "unet" for component, _ in groups)
-    if (names and not fits) or (has_unet and "unet" not in fits) or not (groups or found.bundled):
-        raise ModelFileError(tensors.path, _misfit(tensors, model, found))
+    stranger = family_by_width(tensors) not in (None, model.family)
+    if stranger or (names and not fits) or (has_unet and "unet" not in fits) or not (groups or found.bundled):
+        raise Misfit(tensors.path, _misfit(tensors, model, found))
     return found
 
 
@@ -71,14 +77,23 @@ def _misfit(tensors: Tensors, model: Model, found: Fit) -> str:
     return f"{keys} this checkpoint, which is {model.family}; unknown are {shown}"
 
 
-def made_for_family(tensors: Tensors) -> str | None:
-    """The family's name, by the widths of what its layers read; None if nothing tells."""
+def family_by_width(tensors: Tensors) -> str | None:
+    """The family's name, by how wide the text is that its UNet part reads; None where that does not tell."""
     groups, _ = grouped(tensors.shapes)
     for (component, layer), parts in groups.items():
         if component == "unet" and layer.endswith("attn2_to_k"):
             for part in ("lora_down.weight", "hada_w1_b", "diff"):
-                if part in parts and (family := WIDTHS.get(tensors.shapes[parts[part]][1])):
+                shape = tensors.shapes[parts[part]] if part in parts else ()
+                if len(shape) > 1 and (family := WIDTHS.get(shape[1])):
                     return family
+    return None
+
+
+def made_for_family(tensors: Tensors) -> str | None:
+    """The family's name, by whatever tells of it."""
+    if family := family_by_width(tensors):
+        return family
+    groups, _ = grouped(tensors.shapes)
     if any(is_of_transformer(name) for name in tensors.shapes):
         return "a model without UNet (SD 3, Flux or alike)"
     if any(component == "text_encoder_2" for component, _ in groups):
@@ -87,9 +102,9 @@ def made_for_family(tensors: Tensors) -> str | None:
     return next((name for start, name in (("sdxl", "SDXL"), ("sd_v2", "SD 2.x")) if stated.startswith(start)), None)
 
 
-def changes(tensors: Tensors, network: Network, model: Model, found: Fit) -> Iterator[tuple[Target, Delta]]:
-    """Each weight's change, times the network's weight. A layer whose shapes do not fit is told in `found.unknown`,
-    unless the file is for another family; what is no number is refused with ModelFileError."""
+def changes(tensors: Tensors, network: Network, found: Fit) -> Iterator[tuple[Target, Delta]]:
+    """Each weight's change, times the network's weight. A layer whose shapes do not fit is told in `found.unknown`;
+    where none fits, and where something is no number, ModelFileError is raised."""
     misfits = 0
     for target, names in found.changes:
         multiplier = network.unet if target.component == "unet" else network.text
@@ -100,11 +115,7 @@ def changes(tensors: Tensors, network: Network, model: Model, found: Fit) -> Ite
             delta = delta_of(parts, weight, network.dim)
         except BadNetwork as error:
             misfits += 1
-            made_for = made_for_family(tensors)
             layer = next(iter(names.values())).rsplit(".", 1)[0]
-            if made_for and made_for != model.family:
-                reason = f"it is for {made_for}, this checkpoint is {model.family} ({layer}: {error})"
-                raise ModelFileError(tensors.path, reason) from error
             if _is_broken(parts) or misfits == len(found.changes):
                 raise ModelFileError(tensors.path, f"{layer}: {error}") from error
             found.unknown.append(f"{layer} ({error})")
