@@ -136,7 +136,7 @@ class App:
         """Makes it the current one, and lets the worker load it when it has nothing else to do."""
         found = choose_checkpoint(self.library, wanted)
         self.settings.update({"sd_model_checkpoint": found.title})
-        self.queue.wake()
+        self.worker.reload()
         return found
 
     @property
@@ -209,6 +209,9 @@ class TorchEngine:
 
     def load(self, checkpoint: Checkpoint) -> Any:
         return self._holder.get(checkpoint)
+
+    def unload(self) -> None:
+        self._holder.unload()
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch

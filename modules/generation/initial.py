@@ -145,7 +145,8 @@ def finished(
     initial: Initial, index: int, painted: Image.Image, latents: Tensor, settings: Settings
 ) -> tuple[Image.Image, Beside]:
     """The picture `index` of the batch as the user gets it, colours matched and kept parts pasted over; and its mask,
-    and what was painted alone, where the settings want to see them. `latents`: of the batch, after the last step."""
+    and what was painted alone, where the settings want to see or keep them. `latents`: of the batch, after the last
+    step."""
     if settings.img2img_color_correction:
         painted = corrected(painted, initial.sources[index])
     painting = initial.painting
@@ -155,9 +156,9 @@ def finished(
     placed = painting.placed(painted, overlay.size)
     picture = overlaid(placed, overlay) if settings.overlay_inpaint else painted
     beside = []
-    if settings.return_mask:
+    if settings.return_mask or settings.save_mask:
         beside.append(("mask", hole.convert("RGB")))
-    if settings.return_mask_composite:
+    if settings.return_mask_composite or settings.save_mask_composite:
         beside.append(("mask composite", masked_part(placed, hole)))
     return picture, tuple(beside)
 

@@ -52,8 +52,12 @@ class Keeper:
             image = self._save(run, made, image, checkpoint, settings)
         if image.path is None:
             image = self._spool_away(run, made, image, settings)
-        for place, (_, beside) in enumerate(made.beside, start=1):
-            image = self._keep_beside(run.job, image, place, beside)
+        for place, (name, beside) in enumerate(made.beside, start=1):
+            setting = name.replace(" ", "_")  # mask, mask_composite; anything else is for the answer alone
+            if getattr(settings, f"return_{setting}", True):
+                image = self._keep_beside(run.job, image, place, beside)
+            if getattr(settings, f"save_{setting}", False) and image.kept:
+                image = self._save_beside(run.job, made, image, name, beside, checkpoint, settings)
         job = self._queue.saved(run, image)
         self._bus.publish(Event("image", self.image_data(job, image), job.id, job.client))
         self._bus.publish(Event("job", job_state(job, 0), job.id, job.client))
@@ -84,6 +88,34 @@ class Keeper:
             log.warning("job %s: %s", job.id, error)
             return warned(image, f"{error}; the picture of the mask is lost")
         return image
+
+    def _save_beside(
+        self,
+        job: Job,
+        made: "GeneratedImage",
+        image: JobImage,
+        name: str,
+        beside: Image.Image,
+        checkpoint: Checkpoint,
+        settings: Settings,
+    ) -> JobImage:
+        """Under outputs/, with the picture's infotext, as A1111 does."""
+        facts = naming_facts(job, image, settings, checkpoint, made.plan)
+        try:
+            saved = save(
+                beside,
+                made.infotext,
+                root=self._data_dir,
+                kind=kind_of(job),
+                facts=facts,
+                settings=settings,
+                now=datetime.now(),
+                suffix=f"-{name.replace(' ', '-')}",
+            )
+        except SaveError as error:
+            log.warning("job %s: %s", job.id, error)
+            return warned(image, str(error))
+        return warned(image, saved.warning)
 
     def read_beside(self, job: Job, image: JobImage) -> list[bytes]:
         """What was kept beside a picture, in order: its mask, and what was painted alone."""

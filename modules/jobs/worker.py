@@ -43,6 +43,8 @@ class Engine(Protocol):
 
     def load(self, checkpoint: Checkpoint) -> Any: ...
 
+    def unload(self) -> None: ...
+
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
     ) -> Iterator["GeneratedImage"]: ...
@@ -60,6 +62,9 @@ class NoEngine:
 
     def load(self, checkpoint: Checkpoint) -> Any:
         raise JobFailed(self._sentence)
+
+    def unload(self) -> None:
+        pass
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
@@ -108,6 +113,8 @@ class Worker:
         self._finished = 0
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
         self._stopping = threading.Event()
+        self._empty = False  # no model is wanted while there is nothing to do
+        self._emptied = threading.Event()
         self._polled = -POLLED_FOR_S
         self.snapshot: Snapshot | None = None
 
@@ -121,6 +128,18 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def unload(self, timeout_s: float) -> bool:
+        """Gives the model's memory back as soon as nothing runs, until the next job or reload(). False: not yet."""
+        self._emptied.clear()
+        self._empty = True
+        self._queue.wake()
+        return self._emptied.wait(timeout_s)
+
+    def reload(self) -> None:
+        """The current checkpoint is loaded again, or another one that was chosen."""
+        self._empty = False
+        self._queue.wake()
 
     def somebody_polls(self) -> None:
         """Previews are made only while they are seen: by listeners, or by those who call this from time to time."""
@@ -140,6 +159,8 @@ class Worker:
                 run = self._queue.take(IDLE_LOOK_S)
                 if run is not None:
                     self._run(engine, run)
+                elif self._empty:
+                    self._let_go(engine)
                 elif not self._stopping.is_set():
                     self._preload(engine)
             except Exception:  # the database itself fails, on a full disk for example; jobs must go on once it is well
@@ -162,7 +183,16 @@ class Worker:
                 self._preloaded = str(error)
                 self._report("failed", _sentence(error))
 
+    def _let_go(self, engine: Engine) -> None:
+        if self._emptied.is_set():
+            return
+        engine.unload()
+        self._preloaded = None
+        self._report("ready", "no checkpoint is loaded; it is loaded when it is needed")
+        self._emptied.set()
+
     def _load(self, engine: Engine, checkpoint: Checkpoint) -> Any:
+        self._empty = False
         self._report("loading", f"loading {checkpoint.model_name}, {checkpoint.size / 1e6:.0f} MB")
         model = engine.load(checkpoint)
         self._preloaded = (checkpoint.path, checkpoint.fingerprint)

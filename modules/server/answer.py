@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from modules.app import App
 from modules.diffusion.names import SAMPLER_INFOS
 from modules.generation import infotext
-from modules.generation.plan import ImagePlan, Texts, plan
+from modules.generation.plan import ImagePlan, plan
 from modules.generation.request import GenerationRequest
 from modules.jobs.job import Job
 from modules.runtime.version import VERSION
@@ -44,21 +44,21 @@ def answer_of(app: App, call: Call, job: Job) -> JSONResponse:
     if call.grid and (len(pictures) > 1 or not settings.grid_only_if_multiple):
         grid = app.keeper.grid(job, [picture for picture in pictures if picture], settings, warnings)
     shown: list[bytes | None] = [grid]
-    for picture, image in zip(pictures, job.images, strict=True):
+    for image, picture in zip(job.images, pictures, strict=True):
         shown += [picture, *app.keeper.read_beside(job, image)]
     images = [base64.b64encode(data).decode("ascii") for data in shown if data and call.send_images]
-    info = info_of(call, job, settings, f"easel-v{VERSION}", grid is not None)
+    info = info_of(app, call, job, settings, f"easel-v{VERSION}", grid is not None)
     body: dict[str, Any] = {"images": images, "parameters": call.parameters, "info": json.dumps(info)}
     if warnings:
         body["warnings"] = warnings
     return JSONResponse(body)
 
 
-def info_of(call: Call, job: Job, settings: Settings, version: str, grid: bool) -> dict[str, Any]:
+def info_of(app: App, call: Call, job: Job, settings: Settings, version: str, grid: bool) -> dict[str, Any]:
     """The `info` of the answer. `grid`: there is one in front."""
     request, first = job.request, job.images[0].infotext if job.images else ""
     said = infotext.stated(first)
-    images = _plans(job, settings)
+    images = _plans(app, job, settings)
     prompts = [image.prompt for image in images]
     negative_prompts = [image.negative_prompt for image in images]
     width, height = map(int, said["Size"].split("x")) if "Size" in said else (request.width, request.height)
@@ -98,9 +98,9 @@ def info_of(call: Call, job: Job, settings: Settings, version: str, grid: bool) 
     }
 
 
-def _plans(job: Job, settings: Settings) -> Sequence[ImagePlan]:
+def _plans(app: App, job: Job, settings: Settings) -> Sequence[ImagePlan]:
     made = {image.index for image in job.images}
-    return [image for image in plan(job.request, texts=Texts()).images if image.index in made]
+    return [image for image in plan(job.request, texts=app.texts(settings)).images if image.index in made]
 
 
 def _strength(call: Call, request: GenerationRequest) -> Any:

@@ -2,7 +2,7 @@
 two doors, txt2img.py and img2img.py, add what is their own."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
 from modules.generation import infotext
 from modules.generation.reading import Reading, to_request_fields
 from modules.generation.request import GenerationRequest, Refiner
+from modules.prompt.styles import Style
 from modules.server import builtin
 from modules.server.builtin import Mode
 from modules.server.errors import ApiError, entry, field_error, shown, validation_error
@@ -51,6 +52,7 @@ AS_SETTINGS: dict[str, tuple[str, ...]] = {
     "initial_noise_multiplier": ("initial_noise_multiplier",),
 }
 FromInfotext = Callable[[Reading], Mapping[str, Any]]  # the fields that a door has of its own
+Styles = Callable[[], Sequence[Style]]  # the user's
 TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -96,11 +98,12 @@ def draft(
     mode: Mode,
     settings: Settings,
     from_infotext: FromInfotext,
+    styles: Styles,
 ) -> Draft:
     """Raises ApiError. What A1111 would ignore silently becomes a warning; what it would do and we cannot is
     refused."""
     warnings = [f"unknown field {shown(name)}" for name in body if name not in fields]
-    body = _with_infotext(body, settings, warnings, from_infotext)
+    body = _with_infotext(body, settings, warnings, from_infotext, styles)
     parameters = read_fields(body, fields)
     _refuse_what_is_not_here(parameters)
     builtin.refuse_chosen_script(parameters["script_name"], mode)
@@ -162,7 +165,7 @@ def task_key(id: str, field: str = "id_task") -> str:
 
 
 def _with_infotext(
-    body: Mapping[str, Any], settings: Settings, warnings: list[str], more: FromInfotext
+    body: Mapping[str, Any], settings: Settings, warnings: list[str], more: FromInfotext, styles: Styles
 ) -> Mapping[str, Any]:
     """`infotext` gives every field that was not sent itself."""
     text = body.get("infotext")
@@ -170,7 +173,8 @@ def _with_infotext(
         return body
     if not isinstance(text, str):
         raise field_error("infotext", text, "must be text")
-    reading = to_request_fields(infotext.parse(text, settings.auto_backcompat), settings.infotext_skip_pasting)
+    parsed = infotext.parse(text, settings.auto_backcompat)
+    reading = to_request_fields(parsed, settings.infotext_skip_pasting, styles(), settings.infotext_styles)
     warnings += [f"infotext: {one} has no effect" for one in reading.unmapped[:20]]
     parts = ("overrides", "checkpoint", "hires", "refiner")
     plain = {NAMES.get(name, name): value for name, value in reading.fields.items() if name not in parts}
@@ -181,6 +185,8 @@ def _with_infotext(
     checkpoint = reading.fields.get("checkpoint")
     if checkpoint and not settings.disable_weights_auto_swap:
         overrides["sd_model_checkpoint"] = checkpoint
+    if "styles" in plain:
+        plain["styles"] = list(plain["styles"])
     filled = {**plain, **refiner, **more(reading), **body}
     if isinstance(body.get("override_settings"), dict | None):
         filled["override_settings"] = {**overrides, **(body.get("override_settings") or {})}

@@ -33,13 +33,13 @@ def add_routes(router: APIRouter, app: App) -> None:
     @router.post("/txt2img")
     async def from_text(request: Request) -> JSONResponse:
         body = await read_json(request)
-        return await _make(app, await run_in_threadpool(txt2img.understand, body, app.settings.current))
+        return await _make(app, await run_in_threadpool(txt2img.understand, body, app.settings.current, app.styles))
 
     @router.post("/img2img")
     async def from_images(request: Request) -> JSONResponse:
         body = await read_json(request, MOST_PICTURE_JSON)
         async with decoding:
-            call = await run_in_threadpool(img2img.understand, body, app.settings.current, app.inputs.put)
+            call = await run_in_threadpool(img2img.understand, body, app.settings.current, app.inputs.put, app.styles)
         return await _make(app, call)
 
     @router.post("/interrupt")

@@ -11,7 +11,7 @@ from modules.generation.reading import Reading
 from modules.generation.request import MASKED_CONTENTS, RESIZE_MODES, Init, Mask, SoftInpainting
 from modules.imaging.decode import ImageError, decode_base64
 from modules.server import builtin
-from modules.server.call import Call, Draft, draft, finish, named
+from modules.server.call import Call, Draft, Styles, draft, finish, named
 from modules.server.errors import ApiError, field_error
 from modules.server.fields import IMG2IMG
 from modules.settings.schema import Settings
@@ -28,10 +28,10 @@ _INIT_FROM_INFOTEXT = {"denoising_strength": "denoising_strength", "image_cfg_sc
 _MASK_FROM_INFOTEXT = {"blur_x": "mask_blur_x", "blur_y": "mask_blur_y", "padding": "inpaint_full_res_padding"}
 
 
-def understand(body: Mapping[str, Any], settings: Settings, put: Put) -> Call:
+def understand(body: Mapping[str, Any], settings: Settings, put: Put, styles: Styles = lambda: ()) -> Call:
     """Raises ApiError; pictures are kept only when all else is in order. `parameters` then have no pictures in them,
     unless they are asked for."""
-    found = draft(body, IMG2IMG, "img2img", settings, _from_infotext)
+    found = draft(body, IMG2IMG, "img2img", settings, _from_infotext, styles)
     values = found.parameters
     pictures = values["init_images"]
     if not pictures:

@@ -9,6 +9,8 @@ from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS, SamplerInfo
 from modules.library.upscalers import LATENT_UPSCALE_MODES
 from modules.server import builtin, networks
 
+UNLOADED_WITHIN_S = 20.0
+
 
 def add_routes(router: APIRouter, app: App) -> None:
     _add_models(router, app)
@@ -34,6 +36,17 @@ def _add_models(router: APIRouter, app: App) -> None:
     @router.post("/refresh-checkpoints")
     def refresh() -> None:
         app.library.refresh()
+
+    @router.post("/unload-checkpoint")
+    def unload() -> dict[str, Any]:
+        """Done when the answer comes, unless a job runs: then when it has ended."""
+        app.worker.unload(0 if app.queue.running else UNLOADED_WITHIN_S)
+        return {}
+
+    @router.post("/reload-checkpoint")
+    def reload() -> dict[str, Any]:
+        app.worker.reload()
+        return {}
 
     @router.get("/sd-vae")
     def vaes() -> list[dict[str, Any]]:

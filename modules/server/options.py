@@ -40,5 +40,5 @@ def change_settings(app: App, body: dict[str, Any]) -> list[str]:
         raise ApiError(422, f"there is no setting {shown(unknown[0])}")
     app.settings.update(known)
     if wanted:
-        app.queue.wake()
+        app.worker.reload()
     return [f"unknown setting {shown(key)}" for key in unknown]

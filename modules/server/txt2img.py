@@ -6,7 +6,7 @@ from typing import Any
 
 from modules.generation.reading import Reading
 from modules.generation.request import Hires
-from modules.server.call import Call, Draft, draft, finish, named, sampler_and_schedule
+from modules.server.call import Call, Draft, Styles, draft, finish, named, sampler_and_schedule
 from modules.server.errors import field_error
 from modules.server.fields import TXT2IMG
 from modules.settings.schema import Settings
@@ -29,9 +29,9 @@ USUAL_STRENGTH = 0.7
 SAME = ("Use same checkpoint", "Use same sampler", "Use same scheduler")
 
 
-def understand(body: Mapping[str, Any], settings: Settings) -> Call:
+def understand(body: Mapping[str, Any], settings: Settings, styles: Styles = lambda: ()) -> Call:
     """Raises ApiError."""
-    found = draft(body, TXT2IMG, "txt2img", settings, _from_infotext)
+    found = draft(body, TXT2IMG, "txt2img", settings, _from_infotext, styles)
     if not found.parameters["enable_hr"]:
         return finish(found)
     hires, size = _hires(found)

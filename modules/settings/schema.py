@@ -108,8 +108,8 @@ class SavingImages(Section):
     save_images_before_color_correction: bool = setting(
         False, "Also save the picture before colour correction.", effective=False
     )
-    save_mask: bool = setting(False, "Also save the inpainting mask.", effective=False)
-    save_mask_composite: bool = setting(False, "Also save the inpainted part alone.", effective=False)
+    save_mask: bool = setting(False, "Also save the inpainting mask.")
+    save_mask_composite: bool = setting(False, "Also save the inpainted part alone.")
     save_init_img: bool = setting(False, "Keep init images.", effective=False)
     jpeg_quality: int = setting(80, "Quality of JPEG, WebP and AVIF files.", ge=1, le=100, step=1)
     webp_lossless: bool = setting(False, "Write WebP without loss.")

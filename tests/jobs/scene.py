@@ -52,6 +52,9 @@ class Painter:
         self.loaded.append(checkpoint.name)
         return checkpoint.name
 
+    def unload(self) -> None:
+        self.loaded.append("")
+
     def generate(self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch) -> Iterator[Painted]:
         steps = plan.request.steps
         for number, batch in enumerate(plan.batches):

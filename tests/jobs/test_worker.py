@@ -330,7 +330,8 @@ def test_the_spool_stays_within_its_bounds(start):
 def test_pictures_of_masks_are_kept_for_the_answer_and_warnings_are_told(start, tmp_path):
     app = start(Painter(warnings=("no LoRA named x",)))
     picture = app.inputs.put(Image.new("RGB", (64, 64)))
-    job = submit(app, batch_count=2, init=Init(images=(picture,), mask=Mask(image=picture)))
+    wanted = {"return_mask": True}
+    job = submit(app, batch_count=2, init=Init(images=(picture,), mask=Mask(image=picture)), overrides=wanted)
     done = wait_for_end(app, job.id)
     assert [image.warning for image in done.images] == ["no LoRA named x"] * 2
     assert all("img2img-images" in str(image.path) for image in done.images)

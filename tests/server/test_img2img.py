@@ -5,6 +5,7 @@ import io
 import json
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,30 @@ def test_pictures_come_back_only_when_asked_for(quick):
     assert (hidden["init_images"], hidden["mask"]) == (None, None)
     shown = img2img(quick, mask=MASK, include_init_images=True).json()["parameters"]
     assert (shown["init_images"], shown["mask"]) == ([INIT], MASK)
+
+
+class Masker(Painter):
+    """Shows a mask beside each picture, and has something to say."""
+
+    def generate(self, *given):
+        for painted in super().generate(*given):
+            mask = Image.new("RGB", (8, 8), (painted.index, 0, 0))
+            yield replace(painted, beside=(("mask", mask),), warnings=("a sentence",))
+
+
+def test_masks_follow_their_pictures_and_have_no_infotext(serve, tmp_path):
+    served = serve(Masker())
+    wanted = {"return_mask": True, "save_mask": True}
+    answer = img2img(served, n_iter=2, save_images=True, override_settings=wanted).json()
+    sizes = [Image.open(io.BytesIO(base64.b64decode(image))).size for image in answer["images"]]
+    assert sizes == [(128, 64), (64, 64), (8, 8), (64, 64), (8, 8)]  # the grid is first
+    assert len(json.loads(answer["info"])["infotexts"]) == 3
+    assert answer["warnings"] == ["a sentence", "a sentence"]
+    kept = tmp_path / "outputs"
+    assert {folder.name for folder in kept.iterdir()} == {"img2img-images", "img2img-grids"}
+    names = sorted(path.name for path in (kept / "img2img-images").rglob("*.png"))
+    assert names == ["00000-1.png", "00001-1-mask.png", "00002-2.png", "00003-2-mask.png"]
+    assert len(img2img(served).json()["images"]) == 1
 
 
 def test_more_init_images_are_a_batch(quick):
@@ -236,6 +261,6 @@ def test_an_infotext_brings_its_fields(quick):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(sorted(IMG2IMG)), value=ANYTHING)
 def test_any_value_in_any_field_is_answered(quick, name, value):
-    answer = img2img(quick, mask=MASK, **{name: value} if name != "send_images" else {})
+    answer = img2img(quick, **{"mask": MASK, name: value})
     assert answer.status_code in (200, 403, 404, 409, 422), answer.text
     assert answer.status_code == 200 or len(answer.content) <= 4096

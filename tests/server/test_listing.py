@@ -62,6 +62,22 @@ def test_upscalers_are_the_plain_ones_and_the_networks_that_can_be_used(serve, t
     assert "did you mean 'Lanczos'?" in refused.json()["error"]
 
 
+def test_a_checkpoint_is_unloaded_and_loaded_again(serve):
+    painter = Painter()
+    served = serve(painter)
+    ask = {"width": 64, "height": 64, "steps": 1}
+    assert served.http.post("/sdapi/v1/txt2img", json=ask).status_code == 200
+    loaded = len(painter.loaded)
+    assert served.http.post("/sdapi/v1/unload-checkpoint").json() == {}
+    assert painter.loaded[loaded:] == [""]
+    assert served.http.post("/sdapi/v1/unload-checkpoint").json() == {}
+    assert served.http.post("/sdapi/v1/txt2img", json=ask).status_code == 200
+    assert painter.loaded[-1] == "plain.safetensors"
+    served.http.post("/sdapi/v1/unload-checkpoint")
+    assert served.http.post("/sdapi/v1/reload-checkpoint").json() == {}
+    assert served.http.post("/sdapi/v1/txt2img", json=ask).status_code == 200
+
+
 def test_vaes_are_listed_and_known_by_name(serve, tmp_path):
     served = serve(Painter())
     assert get(served, "sd-vae") == []

@@ -3,6 +3,7 @@
 import pytest
 
 from modules.generation.request import Hires, Refiner
+from modules.prompt.styles import Style
 from modules.server.errors import ApiError
 from modules.server.txt2img import understand
 from modules.settings.schema import Settings
@@ -156,6 +157,12 @@ def test_an_infotext_brings_hires_fix_and_refiner():
     assert refiner == Refiner(checkpoint="other [1234567890]", switch_at=0.4)
     assert call.parameters["enable_hr"] is True and call.parameters["hr_upscaler"] == "Lanczos"
     assert understand({"infotext": INFOTEXT, "enable_hr": False}, Settings()).request.hires is None
+
+
+def test_an_infotexts_styles_are_found_again():
+    styles = [Style("round", "{prompt}, round")]
+    call = understand({"infotext": INFOTEXT.replace("a dog", "a dog, round")}, Settings(), lambda: styles)
+    assert (call.request.prompt, call.request.styles) == ("a dog", ("round",))
 
 
 @pytest.mark.parametrize(
