@@ -32,9 +32,11 @@ def to_request_fields(
     skip: Sequence[str] = (),
     styles: Sequence[Style] = (),
     styles_mode: StylesMode = "Ignore",
+    lora_name: Callable[[str], str | None] | None = None,
 ) -> Reading:
     """`skip` names fields that are not to be read (the setting infotext_skip_pasting). `styles` are looked for in the
-    prompts and taken out of them, unless the mode is Ignore; only the modes that begin with Apply name them."""
+    prompts and taken out of them, unless the mode is Ignore; only the modes that begin with Apply name them.
+    `lora_name` gives the name that the LoRA with a hash has here: prompts then say it in place of the picture's."""
     read = _Reader({name: value for name, value in parsed.items() if name not in skip})
     fields = read.all(_FIELDS)
     fields |= read.sampler("Sampler", "Schedule type", "sampler", "schedule")
@@ -47,6 +49,8 @@ def to_request_fields(
     if refiner := read.all(_REFINER):
         fields["refiner"] = refiner
     _add_old_networks(read, fields)
+    if lora_name and "prompt" in fields:
+        fields["prompt"] = renamed_networks(fields["prompt"], str(parsed.get("Lora hashes", "")), lora_name)
     if styles_mode != "Ignore":
         _take_styles_out(fields, styles, styles_mode)
     overrides = read.overrides()

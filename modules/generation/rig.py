@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from modules.families.family import Model, TextOptions
+from modules.families.latent import noise_levels
 from modules.families.networks.applied import applied
 from modules.families.networks.embeddings import FittedEmbeddings
 from modules.families.networks.tiling import tiling
@@ -70,6 +71,8 @@ class Rig:
         shelf, settings = self._shelf, self._settings
         loaded = shelf.load(checkpoint)
         at_work = AtWork(loaded, shelf.vae_for(loaded.checkpoint, settings))
+        zero_snr = settings.sd_noise_schedule == "Zero Terminal SNR"
+        self._networks.enter_context(noise_levels(loaded.model, zero_snr, settings.use_downcasted_alpha_bar))
         self._networks.enter_context(shelf.vaes.using(loaded.model, at_work.vae))
         if shelf.networks is not None:
             at_work.networks, at_work.warnings = networks_from(tags, shelf.networks)
@@ -83,12 +86,15 @@ class Rig:
         return at_work
 
     def notes(self, said: Sequence[Sequence[str]]) -> dict[str, object]:
-        """The infotext's fields about networks. `said`: what was encoded, negative prompts first; of each prompt all
-        texts of its schedule."""
+        """The infotext's fields about networks and noise levels. `said`: what was encoded, negative prompts first; of
+        each prompt all texts of its schedule."""
         at_work, settings, networks = self.at_work, self._settings, self._shelf.networks
+        notes: dict[str, object] = {"Downcast alphas_cumprod": settings.use_downcasted_alpha_bar}
+        if settings.sd_noise_schedule != "Default":
+            notes["Noise Schedule"] = settings.sd_noise_schedule
         if networks is None:
-            return {}
-        notes: dict[str, object] = {"Hypernet hashes": hashes_of(at_work.networks, "hypernetwork", networks)}
+            return {name: value for name, value in notes.items() if value}
+        notes |= {"Hypernet hashes": hashes_of(at_work.networks, "hypernetwork", networks)}
         if settings.lora_add_hashes_to_infotext:
             notes["Lora hashes"] = hashes_of(at_work.networks, "lora", networks)
         if at_work.embeddings is not None and settings.textual_inversion_add_hashes_to_infotext:

@@ -8,6 +8,7 @@ import numpy as np
 
 from modules.imaging.decode import ImageError, decode, identify
 
+MAX_PIXELS = 20_000_000
 MAX_BYTES = 2**20  # of the text, also after unpacking
 
 _SIGNATURES = {  # a signature: in the alpha channel or in the colours, packed or not
@@ -25,7 +26,7 @@ def read_stealth(data: bytes) -> str:
     if identify(data) not in ("PNG", "WEBP"):
         return ""
     try:
-        pixels = np.asarray(decode(data))
+        pixels = np.asarray(decode(data, max_pixels=MAX_PIXELS))
     except ImageError:
         return ""
     for lane, channels in _lanes(pixels):

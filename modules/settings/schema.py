@@ -140,7 +140,7 @@ class Compatibility(Section):
         False, "Prompt editing counts as in old versions.", infotext="Old prompt editing timelines"
     )
     use_downcasted_alpha_bar: bool = setting(
-        False, "Round the noise schedule to half precision.", infotext="Downcast alphas_cumprod", effective=False
+        False, "Round the noise schedule to half precision.", infotext="Downcast alphas_cumprod"
     )
     refiner_switch_by_sample_steps: bool = setting(
         False, "Refiner fraction counts sampler steps.", infotext="Refiner switch by sampling steps"
@@ -223,7 +223,7 @@ class SamplerParameters(Section):
         infotext="DDPM variance",
     )
     sd_noise_schedule: Literal["Default", "Zero Terminal SNR"] = setting(
-        "Default", "Noise schedule of the model.", infotext="Noise Schedule", effective=False
+        "Default", "Noise schedule of the model.", infotext="Noise Schedule"
     )
     skip_early_cond: float = setting(
         0.0,

@@ -18,7 +18,7 @@ from modules.generation.request import (
     SoftInpainting,
 )
 from modules.prompt.styles import Style
-from modules.settings.schema import Settings
+from modules.settings.schema import INFOTEXT_SETTINGS, SETTINGS, Settings
 
 PICTURE = "0" * 64
 BASE = (
@@ -56,7 +56,7 @@ def test_a_prompt_alone_changes_no_setting():
 def test_what_has_no_effect_is_told_never_guessed():
     text = (
         "a\nSteps: 1e9, Sampler: Nonesuch, Schedule type: Nope, CFG scale: high, Seed: 5, Size: 64x64, RNG: Dice, "
-        "Clip skip: 99, Token merging ratio: 0.5, Hires upscaler: <script>, Model: ../../x"
+        "Clip skip: 99, Hires upscaler: <script>, Model: ../../x"
     )
     reading = read(text)
     assert set(reading.fields) == {*KNOWN, "hires"} and reading.fields["hires"] == {**HIRES, "upscaler": "<script>"}
@@ -70,7 +70,17 @@ def test_what_has_no_effect_is_told_never_guessed():
     ):
         assert part in told
     assert "Clip skip: 99 (must be a whole number from 1 to 12" in told
-    assert "Token merging ratio: 0.5 (not supported yet)" in told
+
+
+@pytest.mark.parametrize("key", [key for key in INFOTEXT_SETTINGS.values() if key != "sd_model_checkpoint"])
+def test_every_setting_of_an_infotext_acts_or_is_told(key: str):
+    info = SETTINGS[key]
+    value = info.choices[-1] if info.choices else {"bool": not info.default, "int": 2, "float": 0.5}.get(info.type, "x")
+    reading = read(START + f"{info.infotext}: {value}")
+    if info.effective:
+        assert reading.fields["overrides"][key] == value and reading.unmapped == ()
+    else:
+        assert reading.unmapped == (f"{info.infotext}: {value} (not supported yet)",)
 
 
 def test_fields_can_be_left_out():
@@ -247,6 +257,8 @@ def test_loras_get_the_names_that_they_have_here():
     prompt = "x <lora:theirs:0.5> <lora:other:1> <lora:theirs>"
     assert renamed_networks(prompt, hashes, known.get) == "x <lora:ours:0.5> <lora:other:1> <lora:ours>"
     assert renamed_networks(prompt, "", known.get) == prompt
+    text = START.replace("a\n", f"{prompt}\n", 1) + f'Lora hashes: "{hashes}"'
+    assert read(text, lora_name=known.get).fields["prompt"] == "x <lora:ours:0.5> <lora:other:1> <lora:ours>"
 
 
 @pytest.mark.parametrize("version", ["v1.5.0", "v1.10.1", "easel-v0.1.0"])

@@ -3,10 +3,12 @@ Parts go by kohya's and LyCORIS' names; W is the weight as it is, with the netwo
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, prod
 
 import torch
 from torch import Tensor
+
+PEFT_MAGNITUDE = "lora_magnitude_vector"  # what is dora_scale elsewhere, always of the outputs
 
 Parts = Mapping[str, Tensor]
 
@@ -52,11 +54,15 @@ def _finished(change: Tensor, parts: Parts, weight: Tensor, scale: float) -> Ten
         raise BadNetwork(f"a change of the shape {tuple(change.shape)} does not fit one of {tuple(weight.shape)}")
     change = change.reshape(weight.shape)
     if "bias_values" in parts:  # LyCORIS' sparse part, which it calls a bias
-        sparse = torch.sparse_coo_tensor(
-            parts["bias_indices"].long(), parts["bias_values"], tuple(parts["bias_size"].int())
-        )
+        size = parts["bias_size"].long().tolist()
+        if prod(size) != weight.numel():
+            raise BadNetwork(f"a bias of the shape {tuple(size)} does not fit one of {tuple(weight.shape)}")
+        place = parts["bias_indices"].long(), parts["bias_values"]
+        sparse = torch.sparse_coo_tensor(*place, size, check_invariants=True)
         change = change + sparse.to_dense().to(change).reshape(weight.shape)
     change = change * scale
+    if PEFT_MAGNITUDE in parts:  # (O,), or (1, O, 1, 1)
+        return decomposed(change, weight, parts[PEFT_MAGNITUDE].flatten())
     return decomposed(change, weight, parts["dora_scale"]) if "dora_scale" in parts else change
 
 
@@ -152,7 +158,8 @@ def glora(parts: Parts, weight: Tensor, dim: int | None) -> _Raw:
     """W·A + B, both of low rank (Chavan et al. 2023). LyCORIS has swapped the numbers since; A1111 knows the old names,
     and no alpha for them."""
     a1, a2, b1, b2 = (parts[f"{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
-    is_old = a1.shape[1] == weight.shape[1] and a2.shape[0] == weight.shape[1] and a1.shape[0] <= a1.shape[1]
+    outputs, inputs = weight.shape[:2]
+    is_old = a1.shape[1] == a2.shape[0] == b1.shape[1] == inputs and b2.shape[0] == outputs
     a_down, a_up, b_down, b_up = (a1, a2, b1, b2) if is_old else (a2, a1, b2, b1)
     into = product(a_up, a_down)  # (I, I)
     flat = weight.transpose(0, 1).flatten(1)  # (I, O·…)

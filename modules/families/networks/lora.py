@@ -1,9 +1,12 @@
 """A LoRA file, or one of LoRA's relatives: which of its tensors belong together, what they change in a model, and for
 which family they were made. Says so in sentences where they do not fit."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from modules.families.family import Model
@@ -106,10 +109,13 @@ def changes(tensors: Tensors, network: Network, found: Fit) -> Iterator[tuple[Ta
     """Each weight's change, times the network's weight. A layer whose shapes do not fit is told in `found.unknown`;
     where none fits, and where something is no number, ModelFileError is raised."""
     misfits = 0
+    stated = peft_config(tensors)
     for target, names in found.changes:
         multiplier = network.unet if target.component == "unet" else network.text
         weight = target.weight().float()
         parts = {part: tensors.read(name, weight.device) for part, name in names.items()}
+        if "alpha" not in parts and (scale := peft_scale(stated, next(iter(names.values())), parts)) is not None:
+            parts["scale"] = torch.tensor(scale)
         found.idle += "alpha" in parts and not parts["alpha"].any()
         try:
             delta = delta_of(parts, weight, network.dim)
@@ -125,6 +131,27 @@ def changes(tensors: Tensors, network: Network, found: Fit) -> Iterator[tuple[Ta
                 layer = next(iter(names.values())).rsplit(".", 1)[0]
                 raise ModelFileError(tensors.path, f"{layer} holds NaN or infinite numbers; the file is damaged")
         yield target, Delta(_times(delta.weight, multiplier), _times(delta.bias, multiplier))
+
+
+def peft_config(tensors: Tensors) -> Mapping[str, Any]:
+    """What diffusers writes of a LoRA's training into the metadata: unet.lora_alpha, unet.alpha_pattern, …"""
+    try:
+        stated = json.loads(tensors.metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError as error:
+        raise ModelFileError(tensors.path, f"its metadata lora_adapter_metadata are no JSON ({error})") from None
+    return stated if isinstance(stated, dict) else {}
+
+
+def peft_scale(stated: Mapping[str, Any], name: str, parts: Mapping[str, Tensor]) -> float | None:
+    """Of the layer that the tensor `name` belongs to: alpha / rank, or with rank-stabilised LoRA alpha / √rank."""
+    component, _, layer = name.partition(".")
+    patterns = stated.get(f"{component}.alpha_pattern")
+    special = (alpha for key, alpha in (patterns or {}).items() if f".{layer}".find(f".{key}.") >= 0)
+    alpha = next(special, stated.get(f"{component}.lora_alpha"))
+    if not isinstance(alpha, int | float) or "lora_down.weight" not in parts:
+        return None
+    rank = max(1, parts["lora_down.weight"].shape[0])
+    return alpha / rank**0.5 if stated.get(f"{component}.use_rslora") else alpha / rank
 
 
 def _is_broken(parts: Mapping[str, Tensor]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modules.families import ldm
 from modules.families.family import Model
+from modules.families.networks.deltas import PEFT_MAGNITUDE
 
 _KOHYA = re.compile(
     r"\.(lora_(?:up|down|mid)\.weight|lora_up\.bias|alpha|scale|dora_scale|hada_(?:w[12]_[ab]|t[12])"
@@ -79,7 +80,7 @@ def key_of(name: str) -> Key | None:
     if match := _PEFT.search(name):
         part = f"lora_{'down' if match[1] == 'A' else 'up'}.{match[2]}"
     elif match := _PEFT_MAGNITUDE.search(name):
-        part = "dora_scale"
+        part = PEFT_MAGNITUDE
     elif match := _DIFFUSERS.search(name):
         part = f"lora_{match[1]}.weight"
     elif match := _KOHYA.search(name):

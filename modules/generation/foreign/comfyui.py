@@ -160,7 +160,10 @@ class _Reader:
     def _source(self, source: Node | None, first: _Pass) -> None:
         """Where the first pass starts: an empty latent of some size, or a picture."""
         if source is not None and "width" in source.inputs and "image" not in source.inputs:
-            self.draft.size(self.graph.value(source, "width"), self.graph.value(source, "height"))
+            width, height = self.graph.value(source, "width"), self.graph.value(source, "height")
+            self.draft.size(width, height)
+            if width is None or height is None:
+                self.draft.note(f"the size: it is not in {source.kind[:80]}")
             return
         strength = self._strength(first)
         if source is not None and strength is not None:
@@ -240,8 +243,8 @@ class _Reader:
         for node in self.graph.upstream(first.model, frozenset(("model", "lora_stack", "optional_lora_stack"))):
             found = self._loras(node)
             tags += found
-            if any(name in node.inputs for name in ("ckpt_name", "unet_name", "base_ckpt_name")):
-                draft.set("Model", value(node, "ckpt_name", "unet_name", "base_ckpt_name"), stem)
+            if any(name in node.inputs for name in _MODEL):
+                draft.set("Model", value(node, *_MODEL), stem)
                 if (vae := value(node, "vae_name")) not in (None, "Baked VAE"):
                     draft.set("VAE", vae, stem)
             elif not found:
@@ -258,7 +261,7 @@ class _Reader:
 
     def _checkpoint(self, model: Any) -> Any:
         for node in self.graph.upstream(model, frozenset(("model",))):
-            if (name := self.graph.value(node, "ckpt_name", "unet_name")) is not None:
+            if (name := self.graph.value(node, *_MODEL)) is not None:
                 return name
         return None
 
@@ -326,6 +329,7 @@ class _Reader:
             self.draft.note(f"{node.kind[:80]}: what this node does")
 
 
+_MODEL = ("ckpt_name", "unet_name", "base_ckpt_name", "model_name")
 _LATENT = {
     "nearest-exact": "Latent (nearest-exact)",
     "bilinear": "Latent",

@@ -44,6 +44,7 @@ _WIDGETS: Mapping[str, tuple[str, ...]] = {
     "PrimitiveNode": ("value", ""),
 }
 _VALUES = ("value", "Value", "seed", "noise_seed", "int", "float", "number", "text", "string", "String", "prompt")
+_MEASURED = ("image", "images", "pixels", "samples", "latent", "latent_image", "model", "clip", "vae")
 _MUTED, _BYPASSED = 2, 4
 
 
@@ -116,14 +117,16 @@ class Graph:
         """The value that a node stands for."""
         if text and (joined := self._joined(node, depth)) is not None:
             return joined
+        if any(lane in node.inputs for lane in _MEASURED):
+            return None  # what it gives depends on a picture or a model
         names = (name, *_VALUES, *(key for key, one in node.inputs.items() if is_link(one)))
         for key in dict.fromkeys(names):
             found = self._resolved(node.inputs.get(key), name, text, depth + 1)
             if found is not None:
                 return found
         wanted = str if text else str | int | float
-        left = (one for one in node.inputs.values() if isinstance(one, wanted) and not isinstance(one, bool))
-        return self._resolved(next(left, None), name, text)
+        left = [one for one in node.inputs.values() if isinstance(one, wanted) and not isinstance(one, bool)]
+        return self._resolved(left[0], name, text) if len(left) == 1 else None
 
     def _joined(self, node: Node, depth: int) -> str | None:
         """Of nodes that put texts together."""

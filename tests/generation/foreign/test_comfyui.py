@@ -219,6 +219,21 @@ def test_a_graph_that_starts_from_a_picture():
     assert to_request_fields(found).init["denoising_strength"] == 0.6
 
 
+def test_sizes_that_depend_on_a_picture_and_other_loaders():
+    graph = simple(
+        **{
+            "4": node("SomeModelLoader", model_name="new.safetensors", weight_dtype="default"),
+            "5": node("EmptyLatentImage", width=["90", 0], height=["90", 1], batch_size=["92", 0]),
+            "90": node("GetImageSize", image=["91", 0]),
+            "91": node("LoadImage", image="x.png"),
+            "92": node("PrimitiveInt", value=1),
+        }
+    )
+    found, unmapped = told(graph)
+    assert found["Model"] == "new" and "Size-1" not in found
+    assert unmapped == ("the size: it is not in EmptyLatentImage",)
+
+
 def test_linked_seeds_and_unknown_names():
     graph = simple(**{"80": node("PrimitiveNode", value=123), "81": node("Reroute", **{"": ["80", 0]})})
     graph["3"]["inputs"] |= {"seed": ["81", 0], "sampler_name": "res_multistep", "scheduler": "linear_quadratic"}
