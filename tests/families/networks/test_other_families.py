@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.families.networks.files import network_from
-from tests.families.networks.test_applied import assert_untouched, state
 from torch import Tensor
 
 from modules.families import ldm
@@ -19,6 +17,8 @@ from modules.families.sd2 import SD2Family
 from modules.families.sdxl import RefinerFamily, SDXLFamily
 from modules.library.header import read_header
 from modules.library.networks import NetworkLibrary
+from tests.families.networks.files import network_from
+from tests.families.networks.test_applied import assert_untouched, state
 from tests.tiny import FP32, save_tiny_of, tiny_parts
 
 FAMILIES: dict[str, Any] = {"sd2": SD2Family(), "sdxl": SDXLFamily(), "refiner": RefinerFamily()}
