@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+MAX_TEXT = 200_000  # characters of a prompt with its styles
 PLACE = "{prompt}"  # where the prompt goes in a style; without it the style follows the prompt
 
 
@@ -19,8 +20,11 @@ class Style:
 
 
 def apply_styles(prompt: str, styles: Iterable[str]) -> str:
-    """The prompt inside each of the styles' texts in turn."""
+    """The prompt inside each of the styles' texts in turn. Raises StylesError when it grows beyond all measure, as it
+    does in a style that repeats it a thousand times."""
     for style in styles:
+        if len(style) + max(1, style.count(PLACE)) * len(prompt) > MAX_TEXT:
+            raise StylesError(f"the prompt with its styles is longer than {MAX_TEXT} characters; take fewer styles")
         prompt = _apply(prompt, style)
     return prompt
 

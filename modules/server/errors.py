@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
 from modules.jobs.queue import NoCheckpoint, QueueFull
@@ -21,6 +22,17 @@ log = logging.getLogger(__name__)
 MOST_DETAILS = 12
 SHOWN = 80  # characters of a wrong value
 LIMITS = ("ge", "gt", "le", "lt", "multiple_of", "max_length", "min_length", "expected")
+
+
+WANTED = {  # pydantic's kinds of error
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "string_too_long": "must be at most {max_length} characters",
+    "too_long": "must be at most {max_length} entries",
+}
 
 
 class ApiError(Exception):
@@ -65,15 +77,26 @@ def validation_error(error: ValidationError, names: dict[str, str] | None = None
         field = str(one["loc"][0]) if one["loc"] else "request"
         field = (names or {}).get(field, field)[:SHOWN]
         limit = next((value for key, value in one.get("ctx", {}).items() if key in LIMITS), None)
-        message = one["msg"].removeprefix("Value error, ")
-        if one["type"] == "extra_forbidden":
-            message = "there is no such field"
+        message = _sentence(one)
         value = None if field == "request" else one["input"]
         # A field that may be of two types fails once for each; the last is the wider one.
         details[field] = entry(field, value, message[:300], limit)
     first = next(iter(details.values()))
     where = "" if first["field"] == "request" else f"{first['field']}: "
     return ApiError(422, f"{where}{first['message']}", list(details.values())[:MOST_DETAILS])
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """What the field must be, and what came; our own validators say it themselves."""
+    if error["type"] == "extra_forbidden":
+        return "there is no such field"
+    wanted = WANTED.get(error["type"])
+    if wanted is None:
+        return error["msg"].removeprefix("Value error, ")
+    value = shown(error["input"])
+    if error["type"] in ("string_too_long", "too_long"):
+        return f"{wanted.format(**error['ctx'])}, got {len(error['input'])}"
+    return f"{wanted.format(**error['ctx'])}, got {value}"
 
 
 def as_api_error(error: Exception) -> ApiError | None:

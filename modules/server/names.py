@@ -4,6 +4,7 @@ from modules.app import App
 from modules.jobs.queue import NoCheckpoint, choose_checkpoint
 from modules.library.upscalers import LATENT_UPSCALE_MODES, UnknownUpscaler
 from modules.library.vaes import AUTOMATIC, NONE, UnknownVae
+from modules.prompt.styles import StylesError, apply_styles
 from modules.server.call import Call
 from modules.server.errors import field_error, shown
 
@@ -29,8 +30,19 @@ def check_names(app: App, call: Call) -> None:
             raise field_error("hr_upscaler", request.hires.upscaler, str(error), 404) from error
     check_vae(app, request.overrides.get("sd_vae"), "override_settings.sd_vae")
     if request.styles:
-        known = {style.name for style in app.styles()}
-        call.warnings.extend(f"there is no style {shown(name)!r}" for name in request.styles if name not in known)
+        _check_styles(app, call)
+
+
+def _check_styles(app: App, call: Call) -> None:
+    request = call.request
+    known = {style.name: style for style in app.styles()}
+    call.warnings.extend(f"there is no style {shown(name)!r}" for name in request.styles if name not in known)
+    styles = [known[name] for name in request.styles if name in known]
+    try:
+        apply_styles(request.prompt, [style.prompt for style in styles])
+        apply_styles(request.negative_prompt, [style.negative_prompt for style in styles])
+    except StylesError as error:
+        raise field_error("styles", request.styles, str(error)) from error
 
 
 def check_vae(app: App, name: object, field: str) -> None:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from modules.settings.schema import SETTINGS
 from modules.web import preload
@@ -57,6 +57,8 @@ class Shell:
             response = static(path)
         elif ALLOWED.fullmatch(path):
             return await self.gradio(scope, receive, send)
+        elif path.startswith(("/sdapi/", "/internal/", "/api/")):  # their clients read JSON
+            response = JSONResponse({"detail": "Not Found"}, 404)
         else:
             response = PlainTextResponse("not found", 404)
         await response(scope, receive, send)

@@ -94,3 +94,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_styles(file, [Style("\ud800")])
     assert read_styles(file) == [Style("a")]
     assert [path.name for path in tmp_path.iterdir()] == ["styles.csv"]
+
+
+def test_a_prompt_does_not_grow_beyond_all_measure():
+    assert len(apply_styles("cat", ["{prompt} " * 1000])) == 4000
+    with pytest.raises(StylesError, match="take fewer styles"):
+        apply_styles("cat", ["{prompt} " * 1000] * 3)

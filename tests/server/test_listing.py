@@ -23,6 +23,9 @@ def test_styles_are_those_of_the_users_file(serve, tmp_path):
     ask = {"width": 64, "height": 64, "steps": 1, "styles": ["one", "two"]}
     answer = served.http.post("/sdapi/v1/txt2img", json=ask).json()
     assert answer["warnings"] == ["there is no style 'two'"]
+    write_styles(tmp_path / "styles.csv", [Style("many", "{prompt} " * 1000)])
+    refused = served.http.post("/sdapi/v1/txt2img", json={**ask, "prompt": "a cat", "styles": ["many"] * 3})
+    assert refused.status_code == 422 and refused.json()["detail"][0]["field"] == "styles"
 
 
 def test_scripts_are_those_that_are_here(quick):

@@ -208,6 +208,26 @@ def test_sampling_fields_become_settings_of_this_request_only(quick):
     assert quick.app.settings.current.s_churn == 0
 
 
+def test_overrides_that_are_to_stay_become_settings(serve):
+    served = serve(Painter())
+    wanted = {"sd_model_checkpoint": "plain", "CLIP_stop_at_last_layers": 2}
+    txt2img(served, override_settings=wanted)
+    assert served.app.settings.current.CLIP_stop_at_last_layers == 1
+    answer = txt2img(served, override_settings=wanted, override_settings_restore_afterwards=False)
+    assert answer.status_code == 200 and served.app.settings.current.CLIP_stop_at_last_layers == 2
+    assert served.app.settings.current.sd_model_checkpoint == served.app.current_checkpoint().title
+    refused = txt2img(served, steps=0, override_settings={"CLIP_stop_at_last_layers": 3},
+                      override_settings_restore_afterwards=False)  # fmt: skip
+    assert refused.status_code == 422 and served.app.settings.current.CLIP_stop_at_last_layers == 2
+
+
+def test_the_sentence_says_what_the_field_must_be_and_what_came(quick):
+    answer = txt2img(quick, width=100000)
+    assert answer.json()["error"] == "width: must be at most 2048, got 100000"
+    answer = txt2img(quick, prompt="a" * 100_001)
+    assert answer.json()["error"] == "prompt: must be at most 100000 characters, got 100001"
+
+
 def test_an_infotext_fills_what_was_not_sent(quick, golden):
     case = behaviour(golden, "infotext_request")
     answer = quick.http.post("/sdapi/v1/txt2img", json=case["sent"]["json"]).json()
