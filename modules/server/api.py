@@ -14,7 +14,7 @@ from modules.imaging.decode import MAX_BYTES, ImageError, decode
 from modules.jobs.inputs import UnknownPicture
 from modules.jobs.job import Job
 from modules.runtime.version import VERSION
-from modules.server import errors, internal, sdapi
+from modules.server import errors, internal, networks, sdapi
 from modules.server.body import read_file, read_json
 from modules.server.errors import ApiError
 from modules.server.stream import events_of_client, events_of_job, image_data
@@ -37,6 +37,7 @@ def create_api(app: App) -> FastAPI:
     api.include_router(routes(app), prefix="/api/v1")
     api.include_router(sdapi.routes(app), prefix="/sdapi/v1")
     api.include_router(internal.routes(app), prefix="/internal")
+    api.include_router(networks.card_routes(app), prefix="/sd_extra_networks")
     return api
 
 

@@ -44,6 +44,35 @@ def add_routes(router: APIRouter, app: App) -> None:
         app.networks.refresh("embedding")
 
 
+def card_routes(app: App) -> APIRouter:
+    """/sd_extra_networks: what A1111's cards ask for."""
+    router = APIRouter()
+
+    @router.get("/metadata")
+    def metadata(page: str = "", item: str = "") -> dict[str, Any]:
+        """Of a LoRA or a checkpoint, as a text of JSON; nothing where there is none."""
+        found: dict[str, Any] = {}
+        if page == "lora":
+            file = app.networks.find("lora", item)
+            found = metadata_of(app, file) if file else {}
+        elif page == "checkpoints":
+            found = _of_checkpoint(app, item)
+        return {"metadata": json.dumps(found, indent=4, ensure_ascii=False)} if found else {}
+
+    return router
+
+
+def _of_checkpoint(app: App, name: str) -> dict[str, Any]:
+    checkpoint = next((one for one in app.library.usable() if name in (one.model_name, one.flat_name, one.title)), None)
+    if checkpoint is None or not checkpoint.path.is_file():
+        return {}
+    try:
+        return {name: _read(value) for name, value in read_header(checkpoint.path).metadata.items()}
+    except ModelFileError as error:
+        log.info("%s", error)
+        return {}
+
+
 def metadata_of(app: App, file: NetworkFile) -> dict[str, Any]:
     """What its training wrote; values that are JSON themselves are read. Empty where the file cannot be."""
     try:

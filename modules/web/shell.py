@@ -57,7 +57,7 @@ class Shell:
             response = static(path)
         elif ALLOWED.fullmatch(path):
             return await self.gradio(scope, receive, send)
-        elif path.startswith(("/sdapi/", "/internal/", "/api/")):  # their clients read JSON
+        elif path.startswith(("/sdapi/", "/internal/", "/sd_extra_networks/", "/api/")):  # their clients read JSON
             response = JSONResponse({"detail": "Not Found"}, 404)
         else:
             response = PlainTextResponse("not found", 404)

@@ -115,6 +115,10 @@ def test_loras_have_their_metadata(serve, tmp_path):
     (lora,) = get(served, "loras")
     assert (lora["name"], lora["alias"], lora["path"][-16:]) == ("ugly", "pretty", "ugly.safetensors")
     assert lora["metadata"] == {"ss_output_name": "pretty", "ss_tag_frequency": {"a": {"cat": 3}}, "x": "{"}
+    card = served.http.get("/sd_extra_networks/metadata", params={"page": "lora", "item": "ugly"}).json()
+    assert json.loads(card["metadata"]) == lora["metadata"]
+    for page, item in (("lora", "../x"), ("checkpoints", "plain"), ("", "")):
+        assert served.http.get("/sd_extra_networks/metadata", params={"page": page, "item": item}).json() == {}
     safetensors(tmp_path / "models" / "Lora" / "new.safetensors", {"w": (2, 2)})
     assert len(get(served, "loras")) == 1
     assert served.http.post("/sdapi/v1/refresh-loras").json() is None
