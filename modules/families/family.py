@@ -69,11 +69,21 @@ class Model(Protocol):
     def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
         """All texts filled up to the same number n of chunks. `negative`: they are negative prompts."""
 
+    def predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None) -> Tensor:
+        """What the network says, noise or v, as x. x: (B, C, H, W), scaled as in training (unit variance); timestep:
+        (B,), may be fractional. `beside`: (B, image_channels, H, W), needed where image_channels is not 0."""
+
+    def eps_of(self, predicted: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
+        """The noise in x, by what `predict` gave for it, or by a mixture of such predictions."""
+
+    def x0_of(self, predicted: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """The clean latent in x = x0 + sigma · eps, by a prediction for x / sqrt(sigma² + 1). Exact also where sigma
+        is in the thousands, which eps is not."""
+
     def predict_eps(
         self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None
     ) -> Tensor:
-        """x: (B, C, H, W), scaled as in training (unit variance); timestep: (B,), may be fractional -> noise, as x.
-        `beside`: (B, image_channels, H, W), needed where image_channels is not 0."""
+        """`predict`, and `eps_of` it."""
 
     def encode_image(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """(B, 3, H, W) pixels in 0–1 -> latents of the UNet, drawn from the VAE's posterior with `noise` ~ N(0, 1), of

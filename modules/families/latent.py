@@ -10,10 +10,12 @@ from torch import Tensor
 
 from modules.diffusion.prediction import (
     c_in,
+    eps_to_x0,
     scaled_linear_alphas_cumprod,
     sigmas_from,
     t_to_sigma,
     v_to_eps,
+    v_to_x0,
     zero_terminal_snr,
 )
 from modules.families.family import Conditioning, LatentFormat, Model, TextOptions
@@ -61,14 +63,18 @@ class LatentModel:
     def predict_eps(
         self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None
     ) -> Tensor:
-        predicted = self.predict(x, timestep, conditioning, beside)
+        return self.eps_of(self.predict(x, timestep, conditioning, beside), x, timestep)
+
+    def eps_of(self, predicted: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
         if self.prediction == "epsilon":
             return predicted
-        sigma = t_to_sigma(timestep.to(x.device), sigmas_from(self.alphas_cumprod.to(x.device)))
+        sigma = t_to_sigma(timestep.to(x.device), sigmas_from(self.alphas_cumprod.float().to(x.device)))
         return v_to_eps(x, predicted, c_in(sigma).square().view(-1, 1, 1, 1))
 
+    def x0_of(self, predicted: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        return (eps_to_x0 if self.prediction == "epsilon" else v_to_x0)(x, predicted, sigma)
+
     def predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None) -> Tensor:
-        """Arguments as of `predict_eps`; what the network itself predicts: see `prediction`."""
         dtype = self.placement.unet_dtype
         if self.image_channels:
             if beside is None:

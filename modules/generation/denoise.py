@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.diffusion.brownian import BetweenLevels, brownian_noise
-from modules.diffusion.denoisers import denoiser_for, levels_for
+from modules.diffusion.denoisers import denoiser_for, levels_for, x0_of_eps
 from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS, SamplerInfo
 from modules.diffusion.noise import ImageNoise
 from modules.diffusion.prediction import add_noise
@@ -67,7 +67,9 @@ def walk_sigmas(walk: Walk, settings: Settings, on_step: Callable[[Step], None])
     known = levels_for(info, walk.alphas_cumprod.cpu())  # rising
     schedule = sigmas_of(walk, known, settings).to(walk.alphas_cumprod.device)
     sigmas = schedule[min(walk.span.first, len(schedule) - 2) :]  # a schedule may be shorter than was asked for
-    x0 = denoiser_for(info, walk.guide.eps, walk.alphas_cumprod, settings.enable_quantization)
+    predict = walk.guide.eps if info.consistency else walk.guide.predicted
+    x0_of = x0_of_eps if info.consistency else walk.guide.x0_of
+    x0 = denoiser_for(info, predict, walk.alphas_cumprod, settings.enable_quantization, x0_of)
     if start and start.blend:
         x0 = blended(x0, start.blend)
     sampler = SAMPLERS[info.name]

@@ -37,13 +37,23 @@ class Guide:
         self._skipping, self._at_once = skipping, at_once
         self._calls = 0
 
-    def eps(self, x: Tensor, t: Tensor) -> Tensor:
-        """x (B, C, H, W) of unit variance, t scalar -> the guided noise."""
+    def predicted(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (B, C, H, W) of unit variance, t scalar -> what the model predicts, guided."""
         return self._predicted(x, t, alone=self._scale == 1 and self._prompts.is_plain)[0]
+
+    def x0_of(self, predicted: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """The clean latent in x = x0 + sigma · eps, by what `predicted` gave just now."""
+        return self._model().x0_of(predicted, x, sigma)
+
+    def eps(self, x: Tensor, t: Tensor) -> Tensor:
+        """The guided noise in x."""
+        return self._model().eps_of(self.predicted(x, t), x, t.expand(len(x)))
 
     def both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The guided noise, and the noise without the prompt."""
-        return self._predicted(x, t, alone=False)
+        guided, without = self._predicted(x, t, alone=False)
+        model, timesteps = self._model(), t.expand(len(x))
+        return model.eps_of(guided, x, timesteps), model.eps_of(without, x, timesteps)
 
     def release(self) -> None:
         """The pass is over: nothing here keeps a model in memory."""
@@ -56,7 +66,8 @@ class Guide:
         return {**skipped, **({padding[self._prompts.padding]: True} if self._prompts.padded else {})}
 
     def _predicted(self, x: Tensor, t: Tensor, alone: bool) -> tuple[Tensor, Tensor]:
-        """`alone`: guidance would change nothing, and nobody wants the noise without the prompt."""
+        """The guided prediction, and the one without the prompt. `alone`: guidance would change nothing, and nobody
+        wants the latter."""
         call, self._calls = self._calls, self._calls + 1
         if self._before_call:
             self._before_call(call, t)
@@ -100,7 +111,7 @@ class Guide:
         return guided, without
 
     def _predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, beside: Tensor | None) -> Tensor:
-        return self._model().predict_eps(x, t.expand(len(x)), conditioning, beside)
+        return self._model().predict(x, t.expand(len(x)), conditioning, beside)
 
     def _sigma(self, t: Tensor) -> float:
         return float(t_to_sigma(t, sigmas_from(self._model().alphas_cumprod.to(t.device))))

@@ -68,3 +68,22 @@ def test_relatives_are_refused(tmp_path: Path, tensor: str, kind: str) -> None:
     path = save_tiny_of(tmp_path / "model.safetensors", "sd2", tiny_parts("sd2"), **{tensor: torch.zeros(1)})
     with pytest.raises(ModelFileError, match=rf"model\.safetensors: it is an SD 2\.x {kind} model"):
         read_model(path, FP32)
+
+
+@torch.inference_mode()
+def test_x0_is_exact_at_the_noisiest_level(tmp_path: Path) -> None:
+    more = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    model = read_model(save_tiny_of(tmp_path / "model.safetensors", "sd2", tiny_parts("sd2"), **more), FP32)
+    last = model.alphas_cumprod[-1]
+    sigma = ((1 - last) / last).sqrt()
+    assert sigma > 4500
+    x, t = torch.randn(1, 4, 8, 8) * sigma, torch.tensor([999.0])
+    cond, uncond = model.encode(["a cat"], TextOptions()), model.encode([""], TextOptions())
+    z = x / (sigma**2 + 1).sqrt()
+    v = model.predict(z, t, uncond) * -6 + model.predict(z, t, cond) * 7
+    s = sigma.double()
+    exact = x.double() / (s**2 + 1) - v.double() * s / (s**2 + 1).sqrt()
+    error = (model.x0_of(v, x, sigma).double() - exact).norm() / exact.norm()
+    by_eps = x - sigma * model.eps_of(v, z, t)
+    assert error < 1e-6
+    assert (by_eps.double() - exact).norm() / exact.norm() < 1e-3

@@ -120,13 +120,13 @@ def test_cfg_1_asks_the_model_once_and_equals_the_long_way(
     tiny_model: Any, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[int] = []
-    predict = tiny_model.predict_eps
+    predict = tiny_model.predict
 
     def counted(x: torch.Tensor, t: torch.Tensor, c: Any, beside: Any) -> torch.Tensor:
         batches.append(len(x))
         return predict(x, t, c, beside)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(tiny_model, "predict_eps", counted)
+    monkeypatch.setattr(tiny_model, "predict", counted)
     short = run(request(cfg_scale=1), tiny_model, checkpoint)[0]
     assert batches == [1, 1, 1]
     almost = run(request(cfg_scale=1.0000001), tiny_model, checkpoint)[0]

@@ -32,7 +32,10 @@ class Plain:
         chunks = 2 if "long" in texts else 1
         return Conditioning(torch.stack([torch.full((77 * chunks, 3), VALUES[text.strip()]) for text in texts]))
 
-    def predict_eps(self, x: Tensor, t: Tensor, conditioning: Conditioning, beside: Tensor | None = None) -> Tensor:
+    def eps_of(self, predicted: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
+        return predicted
+
+    def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, beside: Tensor | None = None) -> Tensor:
         self.sizes.append(len(x))
         return x * conditioning.cross[:, 0, 0].view(-1, 1, 1, 1)
 
@@ -120,6 +123,7 @@ def test_a_refiner_may_take_over_before_a_call() -> None:
 
 def test_a_picture_editor_weighs_its_picture() -> None:
     model: Any = SimpleNamespace(image_channels=4, encode=Plain().encode)
-    model.predict_eps = lambda x, t, cond, beside: x * (cond.cross[:, 0, 0].view(-1, 1, 1, 1) + beside)
+    model.eps_of = lambda predicted, x, timestep: predicted
+    model.predict = lambda x, t, cond, beside: x * (cond.cross[:, 0, 0].view(-1, 1, 1, 1) + beside)
     guide = guide_of(model, "a", beside=lambda: torch.full((1, 4, 2, 2), 2.0), image_scale=1.5)
     assert value(guide.eps(X, T)) == pytest.approx(0.5 + 3 * (3 - 2.5) + 1.5 * (2.5 - 0.5))
