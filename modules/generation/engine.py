@@ -220,6 +220,7 @@ class BatchRun:
                 told.encode_with(None)
                 self.use(request.refiner.checkpoint, prompts, size, second)
                 told.encode_with(rig.encoder)
+                self.warnings |= dict.fromkeys(rig.warnings())
                 self.noted |= refiner_fields(
                     rig.checkpoint.short_title, request.refiner.switch_at, settings, request.hires is not None
                 )

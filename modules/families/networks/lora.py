@@ -107,7 +107,7 @@ def made_for_family(tensors: Tensors) -> str | None:
 
 def changes(tensors: Tensors, network: Network, found: Fit) -> Iterator[tuple[Target, Delta]]:
     """Each weight's change, times the network's weight. A layer whose shapes do not fit is told in `found.unknown`;
-    where none fits, and where something is no number, ModelFileError is raised."""
+    where none fits, Misfit is raised; where something is no number, ModelFileError."""
     misfits = 0
     stated = peft_config(tensors)
     for target, names in found.changes:
@@ -122,8 +122,10 @@ def changes(tensors: Tensors, network: Network, found: Fit) -> Iterator[tuple[Ta
         except BadNetwork as error:
             misfits += 1
             layer = next(iter(names.values())).rsplit(".", 1)[0]
-            if _is_broken(parts) or misfits == len(found.changes):
+            if _is_broken(parts):
                 raise ModelFileError(tensors.path, f"{layer}: {error}") from error
+            if misfits == len(found.changes):
+                raise Misfit(tensors.path, f"{layer}: {error}") from error
             found.unknown.append(f"{layer} ({error})")
             continue
         for change in (delta.weight, delta.bias):
