@@ -1,6 +1,7 @@
 """Our own HTTP API, /api/v1, and the FastAPI app that holds every route but the page's."""
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -13,10 +14,12 @@ from modules.generation.request import GenerationRequest
 from modules.imaging.decode import MAX_BYTES, ImageError, decode
 from modules.jobs.inputs import UnknownPicture
 from modules.jobs.job import Job
+from modules.jobs.queue import NoCheckpoint, choose_checkpoint
+from modules.library.recommended import recommended
 from modules.runtime.version import VERSION
 from modules.server import errors, internal, networks, sdapi
 from modules.server.body import read_file, read_json
-from modules.server.errors import ApiError
+from modules.server.errors import ApiError, field_error
 from modules.server.stream import events_of_client, events_of_job, image_data
 
 CLIENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -138,6 +141,14 @@ def routes(app: App) -> APIRouter:
             }
             for one in app.library.list()
         ]
+
+    @router.get("/checkpoints/recommended")
+    def recommendation(checkpoint: str) -> dict[str, Any]:
+        """What a checkpoint was made for. Advice: no request is changed by it."""
+        try:
+            return asdict(recommended(choose_checkpoint(app.library, checkpoint)))
+        except NoCheckpoint as error:
+            raise field_error("checkpoint", checkpoint, str(error), 404) from error
 
     @router.post("/tokens")
     async def tokens(request: Request) -> dict[str, int]:

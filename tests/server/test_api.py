@@ -267,6 +267,15 @@ def test_status_checkpoints_and_tokens(serve):
     assert served.http.post("/api/v1/tokens", json={"text": 5}).status_code == 422
 
 
+def test_a_checkpoint_tells_what_it_was_made_for(serve):
+    served = serve(Painter())
+    advice = served.http.get("/api/v1/checkpoints/recommended", params={"checkpoint": "plain"}).json()
+    assert set(advice) == {"family", "width", "height", "sampler", "schedule", "steps", "cfg_scale", "why"}
+    missing = served.http.get("/api/v1/checkpoints/recommended", params={"checkpoint": "no such"})
+    assert missing.status_code == 404 and "no such" in missing.text
+    assert served.http.get("/api/v1/checkpoints/recommended").status_code == 422
+
+
 def test_an_error_in_a_route_is_an_id(serve, monkeypatch, caplog):
     served = serve(Painter())
 
