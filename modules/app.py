@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.gallery.save import release
+from modules.generation.infotext import MAX_INFOTEXT
 from modules.generation.plan import Plan, Texts
 from modules.generation.progress import Watch
 from modules.jobs.events import Event, EventBus
@@ -69,7 +70,8 @@ class App:
         self.spool = Spool(paths.data_dir / "data" / "unsaved")
         self.inputs = Inputs(paths.data_dir / "data" / "inputs")
         self.queue = JobQueue(self.store, self.library, self.events)
-        self.keeper = Keeper(self.queue, self.events, self.spool, self.inputs, paths.data_dir)
+        self._last = None if flags.no_prompt_history else paths.data_dir / "params.txt"
+        self.keeper = Keeper(self.queue, self.events, self.spool, self.inputs, paths.data_dir, self._last)
         self.worker = Worker(
             queue=self.queue,
             bus=self.events,
@@ -154,6 +156,13 @@ class App:
             except StylesError as error:
                 log.warning("%s", error)
         return list(found.values())
+
+    def last_infotext(self) -> str:
+        """Of the last run, of whatever page; "" where there is none, or --no-prompt-history keeps none."""
+        try:
+            return self._last.read_text("utf-8", "replace")[:MAX_INFOTEXT] if self._last else ""
+        except OSError:
+            return ""
 
     def count_tokens(self, text: str) -> tuple[int, int]:
         """(tokens, room), as the counters show them."""

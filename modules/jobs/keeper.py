@@ -21,6 +21,7 @@ from modules.jobs.job import Job, JobImage
 from modules.jobs.queue import JobQueue, Run, job_state
 from modules.jobs.spool import Spool
 from modules.library.checkpoints import Checkpoint
+from modules.settings.files import write_whole
 from modules.settings.schema import Settings
 
 if TYPE_CHECKING:  # the engine imports torch
@@ -32,8 +33,12 @@ MOST_BYTES_READ = 256 * 2**20
 
 
 class Keeper:
-    def __init__(self, queue: JobQueue, bus: EventBus, spool: Spool, inputs: Inputs, data_dir: Path):
+    def __init__(
+        self, queue: JobQueue, bus: EventBus, spool: Spool, inputs: Inputs, data_dir: Path, last: Path | None = None
+    ):
+        """`last` is a file that holds the infotext of the last run, for the page to paste; None: there is none."""
         self._queue, self._bus, self._spool, self._inputs, self._data_dir = queue, bus, spool, inputs, data_dir
+        self._last = last
 
     def keep(self, run: Run, made: "GeneratedImage", checkpoint: Checkpoint, settings: Settings) -> None:
         """Writes one picture where it belongs; where that fails, it is still kept for the page, with a warning."""
@@ -59,6 +64,8 @@ class Keeper:
             if getattr(settings, f"save_{setting}", False) and image.kept:
                 image = self._save_beside(run.job, made, image, name, beside, checkpoint, settings)
         job = self._queue.saved(run, image)
+        if image.index == 0:
+            self._remember(image.infotext)
         self._bus.publish(Event("image", self.image_data(job, image), job.id, job.client))
         self._bus.publish(Event("job", job_state(job, 0), job.id, job.client))
 
@@ -120,6 +127,14 @@ class Keeper:
     def read_beside(self, job: Job, image: JobImage) -> list[bytes]:
         """What was kept beside a picture, in order: its mask, and what was painted alone."""
         return [path.read_bytes() for path in self._spool.beside(job.id, image.index)]
+
+    def _remember(self, infotext: str) -> None:
+        if self._last is None:
+            return
+        try:
+            write_whole(self._last, infotext.encode("utf-8", "replace"))
+        except OSError as error:
+            log.warning("%s cannot be written (%s); pasting will read an older run", self._last.name, error.strerror)
 
     def _spool_away(self, run: Run, made: "GeneratedImage", image: JobImage, settings: Settings) -> JobImage:
         """Beside the database; if even that fails, in memory."""

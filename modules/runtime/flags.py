@@ -277,7 +277,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--disable-console-progressbars", "no progress bars", note=_CONSOLE),
         Flag("--no-progressbar-hiding", "keep the progress bar", note=_CONSOLE),
         Flag("--enable-console-prompts", "print prompts", note="prompts stay out of the log"),
-        Flag("--no-prompt-history", "keep no history", note="not built yet; delete data/easel.db to forget"),
+        Flag("--no-prompt-history", "write no params.txt, which Paste reads when the prompt is empty"),
         Flag("--show-negative-prompt", "show the negative prompt", note="it is always shown"),
         Flag("--ui-debug-mode", "the page without a model", note="use --skip-load-model-at-start"),
         Flag("--gradio-debug", "Gradio's debug mode", note="use --loglevel DEBUG"),

@@ -37,7 +37,7 @@ def make_wires(tab: str) -> Wires:
 def bind_filling(app: "App", form: Form, wires: Wires, paste: gr.Button) -> None:
     outputs = [wires.reply, *form.components()]
     fill = filler(app, form)
-    paste.click(lambda written: fill(written), [form.fields["prompt"]], outputs, **QUICK)
+    paste.click(lambda written: fill(written or app.last_infotext()), [form.fields["prompt"]], outputs, **QUICK)
     wires.restore.click(_restorer(app, form), [wires.saved], outputs, **QUICK)
 
 

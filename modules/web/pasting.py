@@ -14,11 +14,18 @@ if TYPE_CHECKING:
 
 def from_infotext(app: "App", written: str) -> tuple[Values, list[Problem]]:
     """A text without parameters is a prompt, and says nothing else."""
-    found = infotext.parse(written)
+    settings = app.settings.current
+    found = infotext.parse(written, settings.auto_backcompat)
     if "Steps" not in found:
         return {"prompt": written.strip()}, []
-    settings = app.settings.current
-    reading = to_request_fields(found, settings.infotext_skip_pasting, app.styles(), settings.infotext_styles)
+
+    def lora_name(digest: str) -> str | None:
+        file = app.networks.by_hash("lora", digest)
+        return app.networks.shown_name(file, settings.lora_preferred_name) if file else None
+
+    reading = to_request_fields(
+        found, settings.infotext_skip_pasting, app.styles(), settings.infotext_styles, lora_name
+    )
     values, problems = checked(boxes_of(reading, settings), app.library)
     upscaler = values.get("hires.upscaler")
     if upscaler is not None and upscaler not in upscalers(app):

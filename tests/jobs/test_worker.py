@@ -348,3 +348,17 @@ def test_input_pictures_live_as_long_as_a_job_names_them(start):
         os.utime(app.inputs.folder / id[:2] / f"{id}.png", (0, 0))
     app.keeper.forget_old()
     assert (used in app.inputs, unused in app.inputs) == (True, False)
+
+
+def test_the_last_runs_infotext_is_kept_for_pasting(start, tmp_path):
+    app = start(Painter())
+    assert app.last_infotext() == ""
+    for seed in (40, 50):
+        wait_for_end(app, submit(app, seed=seed, batch_count=2).id)
+        assert app.last_infotext() == f"a cat\nSeed: {seed}" == (tmp_path / "params.txt").read_text("utf-8")
+
+
+def test_without_a_history_there_is_none(start, tmp_path):
+    app = start(Painter(), "--no-prompt-history")
+    wait_for_end(app, submit(app).id)
+    assert app.last_infotext() == "" and not (tmp_path / "params.txt").exists()

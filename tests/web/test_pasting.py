@@ -101,3 +101,15 @@ def test_an_upscaler_that_is_not_here_is_told(app: App) -> None:
 def test_what_was_saved_and_cannot_be_any_more_is_left_out(app: App) -> None:
     saved = {"sampler": "Gone", "schedule": "Karras", "hires.upscaler": "Gone", "checkpoint": "gone"}
     assert from_saved(app, saved) == {"schedule": "Karras"}
+
+
+def test_loras_get_the_names_that_they_have_here(app: App, tmp_path: Path) -> None:
+    header = b'{"__metadata__":{"ss_output_name":"ours"},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    folder = app.paths.models_dir / "Lora"
+    folder.mkdir(parents=True)
+    (folder / "ours.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
+    app.networks.refresh("lora")
+    (file,) = app.networks.list("lora")
+    digest = app.networks.shorthash(file)
+    text = f'a <lora:theirs:0.5>\nSteps: 7, Sampler: Euler, Seed: 9, Lora hashes: "theirs: {digest}"'
+    assert from_infotext(app, text)[0]["prompt"] == "a <lora:ours:0.5>"
