@@ -1,10 +1,12 @@
 """Reading a JSON body that may be hostile: type, size, encoding, depth and numbers are checked before anything looks
 inside."""
 
+import asyncio
 import json
 import math
 import re
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request
@@ -16,6 +18,7 @@ from modules.server.errors import ApiError, field_error
 
 MOST_JSON = 4 * 2**20  # bytes
 MOST_DEPTH = 32  # brackets within brackets
+DISCARDED_WITHIN_S = 2.0  # of a body that is a little too large
 
 
 async def read_json(request: Request, limit: int = MOST_JSON) -> dict[str, Any]:
@@ -78,6 +81,8 @@ async def read_bytes(request: Request, limit: int) -> bytes:
         raise ApiError(415, "compressed request bodies are not accepted; send it without Content-Encoding")
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and len(length) < 16 and int(length) > limit:
+        if int(length) <= 2 * limit:
+            await _discard(request)
         raise _too_large(limit)
     pieces, size = [], 0
     async for piece in request.stream():
@@ -86,6 +91,17 @@ async def read_bytes(request: Request, limit: int) -> bytes:
             raise _too_large(limit)
         pieces.append(piece)
     return b"".join(pieces)
+
+
+async def _discard(request: Request) -> None:
+    """A client that is still sending when the connection closes may never see the answer."""
+
+    async def read() -> None:
+        async for _ in request.stream():
+            pass
+
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(read(), DISCARDED_WITHIN_S)
 
 
 def _too_large(limit: int) -> ApiError:
