@@ -26,9 +26,9 @@ def folder_header(folder: Path, header_of: Callable[[Path], Header]) -> RenamedH
     try:
         for name, theirs in ldm.unet_names(unet, ldm.count(unet, r"down_blocks\.0\.resnets\.(\d+)\.")):
             places[theirs] = unet[name]
+        places |= vae_places(parts["vae"], ldm.VAE)
     except LayoutError as error:
         raise ModelFileError(folder, str(error)) from None
-    places |= vae_places(parts["vae"], ldm.VAE)
     for part, prefix in TEXT_ENCODERS[kind].items():
         for name, place in parts[part].items():
             places[prefix + _text_name(name)] = place
@@ -37,7 +37,7 @@ def folder_header(folder: Path, header_of: Callable[[Path], Header]) -> RenamedH
 
 
 def vae_places(tensors: Mapping[str, tuple[Path, Header, str]], prefix: str) -> Places:
-    """A VAE's tensors by the names of the original layout, from those of diffusers."""
+    """A VAE's tensors by the names of the original layout, from those of diffusers. Raises LayoutError."""
     today = {_today(name): place for name, place in tensors.items()}
     levels = ldm.count(today, r"encoder\.down_blocks\.(\d+)\.")
     return {theirs: today[name] for name, theirs in ldm.vae_names(today, levels, prefix)}

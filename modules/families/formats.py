@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modules.families import weights
 from modules.families.folders import folder_header, is_vae_of_diffusers, vae_places
+from modules.families.hints import LayoutError
 from modules.families.weights import DTYPES, INTEGERS, RenamedFiles, RenamedHeader, Weights
 from modules.library.header import Header, ModelFileError, TensorInfo, open_regular, read_header
 from modules.runtime.archive import PickleError
@@ -47,7 +48,11 @@ def vae_header(path: Path) -> Header:
     header = header_of(path)
     if not is_vae_of_diffusers(header):
         return header
-    return RenamedHeader(vae_places({name: (path, header, name) for name in header.tensors}, ""), {}, header.size)
+    try:
+        places = vae_places({name: (path, header, name) for name in header.tensors}, "")
+    except LayoutError as error:
+        raise ModelFileError(path, str(error)) from None
+    return RenamedHeader(places, {}, header.size)
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 the .yaml beside the file, or in the file's metadata; or nowhere, then the family's usual value holds."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 
 from modules.library.header import Header
 
@@ -21,6 +24,17 @@ PREDICTIONS: Mapping[str, Prediction] = {
 
 class LayoutError(ValueError):
     """The tensors, or the .yaml beside them, don't make up a model; the message says why."""
+
+
+@contextmanager
+def building(part: str) -> Iterator[None]:
+    """Sizes that no network can have make the libraries stumble; here that becomes a LayoutError."""
+    try:
+        with torch.device("meta"):  # shapes only: no memory, no random numbers
+            yield
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, StrictDataclassError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()[:200]
+        raise LayoutError(f"no {part} can be built of its sizes ({reason})") from error
 
 
 @dataclass(frozen=True)
@@ -53,10 +67,10 @@ def hints_from(config: Path | None, metadata: Mapping[str, str]) -> Hints:
         unet, text, open_clip = (sizes.get(part, {}) for part in ("unet", "text_encoder", "text_encoder_2"))
         return Hints(
             _heads(unet.get("num_heads")),
-            unet.get("num_head_channels"),
-            text.get("num_attention_heads"),
+            _number(unet.get("num_head_channels")),
+            _number(text.get("num_attention_heads")),
             text.get("hidden_act"),
-            open_clip.get("num_attention_heads"),
+            _number(open_clip.get("num_attention_heads")),
             stated,
             sizes.get("zero_terminal_snr") is True,
         )
@@ -70,6 +84,12 @@ def _heads(value: Any) -> int | list[int] | None:
     if any(type(number) is not int or number < 1 for number in numbers):
         raise ValueError(f"{value!r} is no number of heads")
     return value if numbers else None
+
+
+def _number(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"{value!r} is no number of heads, nor their width")
+    return value
 
 
 def marked(header: Header, name: Literal["v_pred", "ztsnr"]) -> bool:
@@ -87,9 +107,9 @@ def _hints_from_yaml(config: Path) -> Hints:
         if folder and (folder / "config.json").is_file() and config.parent.resolve() in folder.resolve().parents:
             text = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return Hints(
-            unet_heads=heads if heads and heads > 0 else None,
-            unet_head_channels=unet.get("num_head_channels"),
-            text_heads=text.get("num_attention_heads") or text.get("heads"),
+            unet_heads=_number(heads if heads != -1 else None),  # -1: by their width
+            unet_head_channels=_number(unet.get("num_head_channels") if unet.get("num_head_channels") != -1 else None),
+            text_heads=_number(text.get("num_attention_heads") or text.get("heads")),
             text_activation=text.get("hidden_act"),
             prediction=_prediction(params),
             zero_terminal_snr=bool(params.get("zero_terminal_snr") or params.get("zsnr")),

@@ -204,9 +204,13 @@ def shapes_under(header: Header, prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def count(shapes: Mapping[str, Any], pattern: str) -> int:
-    """How many there are of what the pattern numbers from 0."""
-    found = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1
+    """How many there are of what the pattern numbers from 0. A number left out is refused, so that no name can claim a
+    million layers."""
+    found = {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
+    if found and max(found) != len(found) - 1:
+        plain = pattern.replace("\\", "").replace("(d+)", "#").rstrip(".")
+        raise LayoutError(f"of {plain} there are {len(found)}, numbered up to {max(found)}; the file is incomplete")
+    return len(found)
 
 
 def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
 from modules.families import ldm, open_clip, weights
-from modules.families.hints import CONFIGS, Hints
+from modules.families.hints import CONFIGS, Hints, building
 from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
@@ -20,7 +20,7 @@ PROJECTION = "text_projection.weight"
 def load_clip(file: Weights, prefix: str, base: Mapping[str, Any], hints: Hints, placement: Placement) -> CLIPTextModel:
     """OpenAI's CLIP, by transformers' names. Raises LayoutError, ModelFileError."""
     config = ldm.clip_config(file.header, base, hints, prefix)
-    with torch.device("meta"):  # shapes only: no memory, no random numbers
+    with building("text encoder"):
         network = CLIPTextModel(CLIPTextConfig(**config))
     _fill(network, ldm.clip_names(network.state_dict(), prefix), file, placement)
     return network
@@ -37,7 +37,7 @@ def load_open_clip(
         config["num_hidden_layers"] -= 0 if projected else 1
     else:
         config = _transformers_config(file, base, hints, prefix)
-    with torch.device("meta"):
+    with building("text encoder"):
         settings = CLIPTextConfig(**config)
         network = CLIPTextModelWithProjection(settings) if projected else CLIPTextModel(settings)
     state = network.state_dict()

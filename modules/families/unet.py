@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modules.families import ldm, weights
 from modules.families.family import LatentFormat
-from modules.families.hints import Hints, LayoutError
+from modules.families.hints import Hints, LayoutError, building
 from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
@@ -23,7 +23,7 @@ def load_unet(
     """Raises LayoutError, ModelFileError."""
     config = ldm.unet_config(file.header, base, hints)
     check_channels(config["in_channels"], config["out_channels"], latent.channels)
-    with torch.device("meta"):  # shapes only: no memory, no random numbers
+    with building("UNet"):
         unet = UNet2DConditionModel.from_config(config)
     names = ldm.unet_names(unet.state_dict(), config["layers_per_block"])
     weights.fill(unet, names, file, placement.unet_dtype, placement.device, placement.channels_last)

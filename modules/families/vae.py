@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modules.families import ldm, weights
 from modules.families.family import LatentFormat
-from modules.families.hints import LayoutError
+from modules.families.hints import LayoutError, building
 from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
@@ -31,7 +31,7 @@ def load_vae(
             f"its VAE has {channels} latent channels of {factor}×{factor} pixels; "
             f"the model needs {latent.channels} of {latent.factor}×{latent.factor}"
         )
-    with torch.device("meta"):  # shapes only: no memory, no random numbers
+    with building("VAE"):
         network = AutoencoderKL.from_config(config)
     names = ldm.vae_names(network.state_dict(), levels, prefix)
     weights.fill(network, names, file, placement.vae_dtype, placement.device, placement.channels_last)

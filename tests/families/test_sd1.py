@@ -1,5 +1,6 @@
 """SD 1.x: a single file of random weights loads into the same networks that were saved; bad files get a sentence."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,36 @@ def test_a_broken_yaml_is_named(saved: tuple[Path, Any, Any, Any], tmp_path: Pat
     config.write_text("model: [", encoding="utf-8")
     with pytest.raises(ModelFileError, match=r"tiny\.yaml"):
         load(saved[0], config=config)
+
+
+def test_names_cannot_claim_a_million_layers(saved: tuple[Path, Any, Any, Any], tmp_path: Path) -> None:
+    tensors = load_file(saved[0])
+    prefix = "cond_stage_model.transformer.text_model.encoder.layers."
+    tensors[f"{prefix}99999999.mlp.fc1.weight"] = torch.zeros(1)
+    save_file(tensors, tmp_path / "tall.safetensors", HEADS)
+    with pytest.raises(
+        ModelFileError, match=r"tall\.safetensors: of encoder\.layers\.# there are 4, numbered up to 99999999"
+    ):
+        load(tmp_path / "tall.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"unet": {"num_heads": [4]}}, "no UNet can be built of its sizes"),
+        ({"unet": {"num_heads": 5}}, "has the shape|no UNet can be built"),
+        ({"text_encoder": {"num_attention_heads": 5}}, "its text encoder is 32 wide, which 5 heads can't share"),
+        ({"text_encoder": {"hidden_act": "magic"}}, "no text encoder can be built of its sizes"),
+        ({"unet": {"num_head_channels": "8"}}, "'8' is no number of heads"),
+    ],
+)
+def test_impossible_sizes_get_a_sentence(
+    saved: tuple[Path, Any, Any, Any], tmp_path: Path, sizes: dict[str, Any], reason: str
+) -> None:
+    fitting = {"unet": {"num_heads": 4}, "text_encoder": {"num_attention_heads": 2}}
+    save_file(load_file(saved[0]), tmp_path / "odd.safetensors", {"easel.config": json.dumps({**fitting, **sizes})})
+    with pytest.raises(ModelFileError, match=rf"odd\.safetensors: .*{reason}"):
+        load(tmp_path / "odd.safetensors")
 
 
 def test_a_lora_is_no_checkpoint(tmp_path: Path) -> None:
