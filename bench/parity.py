@@ -26,6 +26,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from modules.diffusion.names import SAMPLER_INFOS  # noqa: E402
 from modules.families.networks.embeddings import EmbeddingStore  # noqa: E402
 from modules.families.sd1 import SD1Family  # noqa: E402
 from modules.generation import engine  # noqa: E402
@@ -69,6 +70,7 @@ ONLY_OURS = {
     "hyper_0.3": ', Hypernet hashes: "tinyhyper: d8973098dec4"',
     "hyper_1": ', Hypernet hashes: "tinyhyper: d8973098dec4"',
 }
+ALIASES = frozenset(alias for info in SAMPLER_INFOS for alias in info.aliases)
 LARGEST_ERROR = 1e-3  # relative, of a latent
 LOWEST_PSNR = 45.0  # dB
 
@@ -95,6 +97,8 @@ def why_not(case: dict[str, Any]) -> str | None:
     """Why a case has nothing to compare with, or None."""
     if case["status"] != 200:
         return f"A1111 itself failed: {json.loads(case['error']).get('errors', case['error'])}"
+    if case["request"].get("sampler_name") in ALIASES:
+        return "A1111 takes the alias of a sampler for an unknown one, and DPM++ 2M instead; we take the sampler"
     if script := case["request"].get("script_name"):
         return f"the script {script!r} is not part of the engine"
     return None
