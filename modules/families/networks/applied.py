@@ -109,8 +109,7 @@ class _Weights:
         assert parameter is not None
         if id(parameter) not in self._before:
             self._before[id(parameter)] = (parameter, parameter.detach().to("cpu", copy=True))
-        changed = parameter.detach().float() + change.to(parameter.device).reshape(parameter.shape)
-        parameter.copy_(changed)
+        parameter.copy_(change.to(parameter.device).reshape(parameter.shape) + parameter.detach())
 
     def _restore(self) -> None:
         with torch.no_grad():

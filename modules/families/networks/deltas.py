@@ -19,9 +19,7 @@ class BadNetwork(ValueError):
 
 @dataclass(frozen=True)
 class Delta:
-    """Before its multiplier."""
-
-    weight: Tensor | None  # of the weight's shape
+    weight: Tensor | None  # of the weight's shape, float32
     bias: Tensor | None = None
 
 
@@ -34,22 +32,23 @@ class _Raw:
     bias: Tensor | None = None
 
 
-def delta_of(parts: Parts, weight: Tensor, dim: int | None = None) -> Delta:
-    """`weight`: W in float32; `dim`: how many ranks of a plain LoRA count. Raises BadNetwork."""
+def delta_of(parts: Parts, weight: Tensor, dim: int | None = None, multiplier: float = 1.0) -> Delta:
+    """`weight`: W, of any precision; `dim`: how many ranks of a plain LoRA count. Raises BadNetwork."""
     kind = next((kind for kind, needed in KINDS if all(part in parts for part in needed)), None)
     if kind is None:
         raise BadNetwork(f"{', '.join(sorted(parts))} are no known kind of network")
     try:
         raw = kind(parts, weight, dim)
-        change = None if raw.weight is None else _finished(raw.weight, parts, weight, _scale(parts, raw.rank))
+        scale = _scale(parts, raw.rank)
+        change = None if raw.weight is None else _finished(raw.weight, parts, weight, scale, multiplier)
     except (RuntimeError, IndexError) as error:  # shapes that do not multiply
         raise BadNetwork(f"{shapes(parts)} do not fit a weight of the shape {tuple(weight.shape)}") from error
     if raw.bias is not None and raw.bias.numel() != weight.shape[0]:
         raise BadNetwork(f"a bias of {raw.bias.numel()} numbers does not fit {weight.shape[0]} outputs")
-    return Delta(change, raw.bias)
+    return Delta(change, None if raw.bias is None else raw.bias * multiplier)
 
 
-def _finished(change: Tensor, parts: Parts, weight: Tensor, scale: float) -> Tensor:
+def _finished(change: Tensor, parts: Parts, weight: Tensor, scale: float, multiplier: float) -> Tensor:
     if change.numel() != weight.numel():
         raise BadNetwork(f"a change of the shape {tuple(change.shape)} does not fit one of {tuple(weight.shape)}")
     change = change.reshape(weight.shape)
@@ -60,10 +59,11 @@ def _finished(change: Tensor, parts: Parts, weight: Tensor, scale: float) -> Ten
         place = parts["bias_indices"].long(), parts["bias_values"]
         sparse = torch.sparse_coo_tensor(*place, size, check_invariants=True)
         change = change + sparse.to_dense().to(change).reshape(weight.shape)
-    change = change * scale
     if PEFT_MAGNITUDE in parts:  # (O,), or (1, O, 1, 1)
-        return decomposed(change, weight, parts[PEFT_MAGNITUDE].flatten())
-    return decomposed(change, weight, parts["dora_scale"]) if "dora_scale" in parts else change
+        change, scale = decomposed(change * scale, weight, parts[PEFT_MAGNITUDE].flatten()), 1.0
+    elif "dora_scale" in parts:
+        change, scale = decomposed(change * scale, weight, parts["dora_scale"]), 1.0
+    return change if scale * multiplier == 1 else change * (scale * multiplier)  # each pass over a weight counts
 
 
 def _scale(parts: Parts, rank: int | None) -> float:
@@ -81,6 +81,7 @@ def _scale(parts: Parts, rank: int | None) -> float:
 def decomposed(change: Tensor, weight: Tensor, magnitude: Tensor) -> Tensor:
     """DoRA (Liu et al. 2024): the changed weight gets the lengths that were learnt, of its rows or its columns; which,
     the shape of `magnitude` tells."""
+    weight = weight.float()
     merged = weight + change
     rows = merged.shape[0]
     # (O, 1, …) or (O,): a length for each output, as PEFT and LyCORIS 3 do; (1, I, …): for each input, as before.
@@ -151,7 +152,7 @@ def ia3(parts: Parts, weight: Tensor, dim: int | None) -> _Raw:
     factors = parts["weight"].flatten()
     if factors.numel() != weight.shape[axis]:
         raise BadNetwork(f"{factors.numel()} factors do not fit a weight of the shape {tuple(weight.shape)}")
-    return _Raw(weight * factors.reshape([-1 if i == axis else 1 for i in range(weight.dim())]))
+    return _Raw(weight.float() * factors.reshape([-1 if i == axis else 1 for i in range(weight.dim())]))
 
 
 def glora(parts: Parts, weight: Tensor, dim: int | None) -> _Raw:
@@ -162,6 +163,7 @@ def glora(parts: Parts, weight: Tensor, dim: int | None) -> _Raw:
     is_old = a1.shape[1] == a2.shape[0] == b1.shape[1] == inputs and b2.shape[0] == outputs
     a_down, a_up, b_down, b_up = (a1, a2, b1, b2) if is_old else (a2, a1, b2, b1)
     into = product(a_up, a_down)  # (I, I)
+    weight = weight.float()
     flat = weight.transpose(0, 1).flatten(1)  # (I, O·…)
     moved = (into.flatten(1).T @ flat).reshape(weight.transpose(0, 1).shape).transpose(0, 1)
     if "bm.weight" in parts:
@@ -173,7 +175,7 @@ def glora(parts: Parts, weight: Tensor, dim: int | None) -> _Raw:
 
 def oft(parts: Parts, weight: Tensor, dim: int | None) -> _Raw:
     """Rotations of the outputs: in blocks (Qiu et al. 2023), or as a butterfly (BOFT, Liu et al. 2024)."""
-    outputs = weight.shape[0]
+    outputs, weight = weight.shape[0], weight.float()
     if "oft_diag" in parts:  # LyCORIS' first form holds the rotations themselves
         rotations = parts["oft_diag"]
     else:

@@ -112,13 +112,13 @@ def changes(tensors: Tensors, network: Network, found: Fit) -> Iterator[tuple[Ta
     stated = peft_config(tensors)
     for target, names in found.changes:
         multiplier = network.unet if target.component == "unet" else network.text
-        weight = target.weight().float()
+        weight = target.weight()
         parts = {part: tensors.read(name, weight.device) for part, name in names.items()}
         if "alpha" not in parts and (scale := peft_scale(stated, next(iter(names.values())), parts)) is not None:
             parts["scale"] = torch.tensor(scale)
         found.idle += "alpha" in parts and not parts["alpha"].any()
         try:
-            delta = delta_of(parts, weight, network.dim)
+            delta = delta_of(parts, weight, network.dim, multiplier)
         except BadNetwork as error:
             misfits += 1
             layer = next(iter(names.values())).rsplit(".", 1)[0]
@@ -129,10 +129,10 @@ def changes(tensors: Tensors, network: Network, found: Fit) -> Iterator[tuple[Ta
             found.unknown.append(f"{layer} ({error})")
             continue
         for change in (delta.weight, delta.bias):
-            if change is not None and not change.isfinite().all():
+            if change is not None and not change.sum().isfinite() and not change.isfinite().all():
                 layer = next(iter(names.values())).rsplit(".", 1)[0]
                 raise ModelFileError(tensors.path, f"{layer} holds NaN or infinite numbers; the file is damaged")
-        yield target, Delta(_times(delta.weight, multiplier), _times(delta.bias, multiplier))
+        yield target, delta
 
 
 def peft_config(tensors: Tensors) -> Mapping[str, Any]:
@@ -160,7 +160,3 @@ def _is_broken(parts: Mapping[str, Tensor]) -> bool:
     """Not merely of another shape: it would be broken in any model."""
     empty = any(tensor.numel() == 0 for tensor in parts.values())
     return empty or any(t.is_floating_point() and not t.isfinite().all() for t in parts.values())
-
-
-def _times(tensor: Tensor | None, factor: float) -> Tensor | None:
-    return None if tensor is None else tensor * factor

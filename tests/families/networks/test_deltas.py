@@ -46,6 +46,14 @@ def test_dyn_keeps_the_first_ranks_and_the_scale_of_all():
     torch.testing.assert_close(weight_delta(parts, weight, dim=9), up @ down / 2)
 
 
+def test_dora_is_learnt_at_full_strength_and_then_multiplied():
+    case = next(case for case in CASES if case["name"] == "dora by output")
+    weight, parts = tensor(case["weight"]), {name: tensor(stored) for name, stored in case["parts"].items()}
+    half = delta_of(parts, weight.half(), multiplier=0.5).weight
+    assert half is not None and half.dtype == torch.float32
+    torch.testing.assert_close(half.flatten(), torch.tensor(case["delta"]) / 2, rtol=1e-2, atol=1e-3)
+
+
 def test_a_scale_in_the_file_replaces_alpha():
     parts = {"lora_up.weight": torch.ones(2, 1), "lora_down.weight": torch.ones(1, 2), "alpha": torch.tensor(9.0)}
     parts["scale"] = torch.tensor(0.25)
@@ -55,9 +63,11 @@ def test_a_scale_in_the_file_replaces_alpha():
 def test_full_bias_and_norm():
     diff, bias = torch.randn(3, 2, 1, 1), torch.randn(3)
     delta = delta_of({"diff": diff, "diff_b": bias}, torch.zeros(3, 2, 1, 1))
-    assert delta.weight is not None and torch.equal(delta.weight, diff) and delta.bias is bias
+    assert delta.weight is not None and torch.equal(delta.weight, diff)
+    assert delta.bias is not None and torch.equal(delta.bias, bias)
     assert delta_of({"diff_b": bias}, torch.zeros(3, 2)).weight is None
-    assert delta_of({"b_norm": bias}, torch.zeros(3)).bias is bias
+    half = delta_of({"b_norm": bias}, torch.zeros(3), multiplier=0.5).bias
+    assert half is not None and torch.equal(half, bias / 2)
 
 
 def test_sparse_bias_of_lycoris():
