@@ -37,6 +37,7 @@ class TextOptions:
     negative_aesthetic_score: float = 2.5
     clip_l_skip: bool = False  # whether clip_skip counts for SDXL's CLIP-L too
     embeddings: Any = None  # textual inversions that the prompt may name
+    old_emphasis: bool = False  # weights as A1111 read them in 2022
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modules.families.family import TextOptions
 from modules.prompt.attention import Emphasis, parse_attention
+from modules.prompt.old_emphasis import chunk_of_2022
 from modules.prompt.tokens import Chunk, Tokenizer, chunk
 
 READ_AT_ONCE = 16  # chunks: every layer of every one is in memory
@@ -56,8 +57,10 @@ class ClipEncoder:
 
     def chunks(self, text: str, options: TextOptions) -> list[Chunk]:
         """The prompt as chunks of 77 tokens with their weights; at least one."""
-        pieces = [(text, 1.0)] if options.emphasis == "None" else parse_attention(text)
         known = options.embeddings.spellings(text, self.tokenizer) if options.embeddings is not None else None
+        if options.old_emphasis:
+            return [chunk_of_2022(text, self.tokenizer, options.emphasis != "None", known)]
+        pieces = [(text, 1.0)] if options.emphasis == "None" else parse_attention(text)
         return chunk(pieces, self.tokenizer, options.comma_backtrack, known)
 
     def _encode_chunks(self, chunks: Sequence[Chunk], options: TextOptions) -> tuple[Tensor, Tensor | None]:

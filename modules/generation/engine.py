@@ -344,6 +344,7 @@ def text_options(settings: Settings, size: Size) -> TextOptions:
         aesthetic_score=settings.sdxl_refiner_high_aesthetic_score,
         negative_aesthetic_score=settings.sdxl_refiner_low_aesthetic_score,
         clip_l_skip=settings.sdxl_clip_l_skip,
+        old_emphasis=settings.use_old_emphasis_implementation,
     )
 
 

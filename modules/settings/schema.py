@@ -131,7 +131,7 @@ class Compatibility(Section):
     key, title = "compatibility", "Compatibility with older pictures"
 
     auto_backcompat: bool = setting(True, "Read the infotext of an old version with that version's options.")
-    use_old_emphasis_implementation: bool = setting(False, "Emphasis as in 2022.", effective=False)
+    use_old_emphasis_implementation: bool = setting(False, "Emphasis as in 2022.")
     use_old_karras_scheduler_sigmas: bool = setting(False, "Karras noise levels from 0.1 to 10.")
     no_dpmpp_sde_batch_determinism: bool = setting(False, "Let SDE samplers give other pictures in a batch than alone.")
     use_old_hires_fix_width_height: bool = setting(False, "Width and height are those of the final picture.")

@@ -34,3 +34,12 @@ def test_many_texts_are_read_in_portions(tiny_model: SD1, monkeypatch: pytest.Mo
     whole = tiny_model.encoder.encode(texts, TextOptions())
     monkeypatch.setattr(text_module, "READ_AT_ONCE", 2)
     torch.testing.assert_close(tiny_model.encoder.encode(texts, TextOptions()), whole)
+
+
+@torch.inference_mode()
+def test_old_emphasis_reads_brackets_as_in_2022(tiny_model: SD1) -> None:
+    old = TextOptions(emphasis="No norm", old_emphasis=True)
+    found, plain = tiny_model.encoder.encode(["a ((cat"], old), tiny_model.encoder.encode(["a cat"], OPTIONS)
+    torch.testing.assert_close(found[:, 2], plain[:, 2] * 1.21)
+    torch.testing.assert_close(found[:, 1], plain[:, 1])
+    assert tiny_model.encoder.encode(["cat " * 80], old).shape[1] == 77
