@@ -121,18 +121,3 @@ def hashes_of(networks: Sequence[Network], kind: Kind, library: NetworkLibrary) 
 def plain(name: str) -> str:
     """Without what separates names and hashes from each other."""
     return name.replace(":", "").replace(",", "")
-
-
-def with_local_names(prompt: str, hashes: str, library: NetworkLibrary, preferred: str = "Alias from file") -> str:
-    """A foreign prompt with its LoRAs called as they are here, found by the hashes of its infotext ("Lora hashes")."""
-    names = {}
-    for entry in hashes.split(","):
-        name, _, shorthash = entry.strip().rpartition(":")
-        file = library.by_hash("lora", shorthash) if name else None
-        if file is not None:
-            names[name.strip()] = library.shown_name(file, preferred)
-    for tag in extract_networks(prompt)[1]:
-        name = tag.items[0]
-        if tag.kind == "lora" and plain(name) in names:
-            prompt = prompt.replace(f"<lora:{name}:", f"<lora:{names[plain(name)]}:")
-    return prompt

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.library.network_tags import Network, hashes_of, networks_from, with_default_networks, with_local_names
+from modules.library.network_tags import Network, hashes_of, networks_from, with_default_networks
 from modules.library.networks import NetworkLibrary
 from modules.prompt.networks import extract_networks
 from tests.library.test_networks import save
@@ -81,12 +81,3 @@ def test_hashes_for_the_infotext(shelf: NetworkLibrary):
     assert hashes_of(found, "lora", shelf) == f"alias one: {one}, two: {two}"
     assert hashes_of(found, "hypernetwork", shelf) == f"hyper: {shelf.shorthash(found[1].file)}"
     assert hashes_of([], "lora", shelf) is None
-
-
-def test_foreign_names_are_found_by_their_hashes(shelf: NetworkLibrary):
-    found, _ = networks("<lora:two:1>", shelf)
-    hashes = f"theirs: {shelf.shorthash(found[0].file)}, other: 0123456789ab"
-    assert (
-        with_local_names("x <lora:theirs:0.5> <lora:other:1>", hashes, shelf) == "x <lora:alias two:0.5> <lora:other:1>"
-    )
-    assert with_local_names("x <lora:theirs:0.5>", hashes, shelf, "Filename") == "x <lora:two:0.5>"
