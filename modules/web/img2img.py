@@ -12,12 +12,11 @@ from modules.imaging.sketch import sketched
 from modules.jobs.inputs import Inputs
 from modules.web import parameters
 from modules.web.checkpoints import default_size
-from modules.web.filling import Wires, bind_filling, make_wires
+from modules.web.filling import Wires
 from modules.web.form import WORDS, Form, Values, request_from
 from modules.web.parameters import Fields
 from modules.web.parts import radio, slider, slot, switched
-from modules.web.styles import bind_applying, styles_row
-from modules.web.submitting import bind_generate
+from modules.web.workbench import workbench
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -28,29 +27,27 @@ MODES = ("img2img", "sketch", "inpaint", "inpaint_sketch", "inpaint_upload", "ba
 
 
 def img2img_tab(app: "App", checkpoint: gr.Dropdown) -> tuple[Form, Wires]:
-    with gr.Row(elem_id=f"{TAB}_panel", elem_classes=["workbench"]):
-        with gr.Column(elem_id=f"{TAB}_settings", elem_classes=["settings"], min_width=0):
-            fields = parameters.prompts(TAB)
-            generate, paste = parameters.actions(TAB)
-            with gr.Column(elem_classes=["parameters"], min_width=0):
-                styles, apply = styles_row(app, TAB)
-                fields |= styles
-                fields |= parameters.override_settings(TAB)
-                slot("init", elem_id="img2img_pictures")
-                fields |= _masking()
-                fields |= {"init.resize_mode": radio("resize_mode", "resize_mode", RESIZE_MODES, RESIZE_MODES[0])}
-                fields |= _strength()
-                fields |= _resizing(default_size(app))
-                fields |= parameters.sampling(TAB)
-                fields |= parameters.batch(TAB)
-                fields |= parameters.guidance_and_seed(TAB)
-                fields |= parameters.refiner(app, TAB)
-        slot("results", elem_id=f"{TAB}_results")
-    form, wires = Form(TAB, fields | {"checkpoint": checkpoint}), make_wires(TAB)
-    bind_generate(app, form, wires, generate, lambda values, ticket: requests_of(app.inputs, values, ticket))
-    bind_filling(app, form, wires, paste)
-    bind_applying(app, form, apply)
-    return form, wires
+    return workbench(
+        app,
+        TAB,
+        checkpoint,
+        lambda: _parameters(app),
+        "results",
+        lambda values, ticket: requests_of(app.inputs, values, ticket),
+    )
+
+
+def _parameters(app: "App") -> Fields:
+    slot("init", elem_id="img2img_pictures")
+    fields = _masking()
+    fields |= {"init.resize_mode": radio("resize_mode", "resize_mode", RESIZE_MODES, RESIZE_MODES[0])}
+    fields |= _strength()
+    fields |= _resizing(default_size(app))
+    fields |= parameters.sampling(TAB)
+    fields |= parameters.batch(TAB)
+    fields |= parameters.guidance_and_seed(TAB)
+    fields |= parameters.refiner(app, TAB)
+    return fields
 
 
 def _masking() -> Fields:

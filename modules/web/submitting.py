@@ -24,11 +24,11 @@ DATABASE_FAILED = (
     "The list of jobs cannot be written now (a full disk?), so nothing was queued. Make room, then try again."
 )
 
-Requests = Callable[[Values, dict[str, Any]], Sequence[GenerationRequest]]
+Requests = Callable[[Values, dict[str, Any]], Sequence[GenerationRequest]]  # of the form's values and the ticket
 
 
 def bind_generate(app: "App", form: Form, wires: Wires, generate: gr.Button, requests: Requests) -> None:
-    """`requests` makes them of the form's values and the ticket: one, but for a batch of pictures."""
+    """One request, but for a batch of pictures."""
     names = form.names
 
     def submit(written: str, *values: Any) -> Any:
