@@ -41,9 +41,9 @@ function beforeSubmit(event) {
   if (twice || !online) return;
   key = randomKey();
   for (const marked of document.querySelectorAll("[aria-invalid]")) marked.removeAttribute("aria-invalid");
-  save();
-  followNewest();
   setSending(true);
+  followNewest();
+  setTimeout(save); // it reads every box; the click is answered first
   if (preparers[tab]) prepare(tab, button);
   else hand(tab, {});
 }
