@@ -10,7 +10,7 @@ import gradio as gr
 
 from modules.prompt.styles import Style, StylesError, apply_styles, read_styles, write_styles
 from modules.web.choices import styles as names
-from modules.web.filling import reply
+from modules.web.filling import Wires, reply
 from modules.web.form import Form, sentence
 from modules.web.parameters import Fields
 from modules.web.parts import QUICK, dropdown, icon_button, slot, wire_in, wire_out
@@ -38,16 +38,24 @@ def styles_row(app: "App", tab: str) -> tuple[Fields, gr.Button]:
     return {"styles": chosen}, apply
 
 
-def bind_applying(app: "App", form: Form, apply: gr.Button) -> None:
+def bind_applying(app: "App", form: Form, wires: Wires, apply: gr.Button) -> None:
     boxes = [form.fields[name] for name in ("prompt", "negative_prompt", "styles")]
 
-    def write_in(prompt: str, negative_prompt: str, chosen: list[str]) -> tuple[str, str, list[str]]:
-        known = {style.name: style for style in app.styles()}
-        styles = [known[name] for name in chosen if name in known]
-        prompt = apply_styles(prompt, [style.prompt for style in styles])
-        return prompt, apply_styles(negative_prompt, [style.negative_prompt for style in styles]), []
+    def write_in(prompt: str, negative_prompt: str, chosen: list[str]) -> list[Any]:
+        try:
+            return [gr.skip(), *written_in(app.styles(), prompt, negative_prompt, chosen), []]
+        except StylesError as error:
+            return [reply([sentence(str(error))]), gr.skip(), gr.skip(), gr.skip()]
 
-    apply.click(write_in, boxes, boxes, **QUICK)
+    apply.click(write_in, boxes, [wires.reply, *boxes], **QUICK)
+
+
+def written_in(known: Sequence[Style], prompt: str, negative_prompt: str, chosen: Sequence[str]) -> tuple[str, str]:
+    """Both prompts with the chosen styles; unknown ones are left out. Raises StylesError for what grows too long."""
+    names = {style.name: style for style in known}
+    styles = [names[name] for name in chosen if name in names]
+    prompt = apply_styles(prompt, [style.prompt for style in styles])
+    return prompt, apply_styles(negative_prompt, [style.negative_prompt for style in styles])
 
 
 def styles_dialog(app: "App", forms: Sequence[Form]) -> None:

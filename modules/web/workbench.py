@@ -34,5 +34,5 @@ def workbench(
     form, wires = Form(tab, fields | {"checkpoint": checkpoint}), make_wires(tab)
     bind_generate(app, form, wires, generate, requests)
     bind_filling(app, form, wires, paste)
-    bind_applying(app, form, apply)
+    bind_applying(app, form, wires, apply)
     return form, wires

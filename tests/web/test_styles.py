@@ -7,7 +7,7 @@ import pytest
 
 from modules.app import App
 from modules.prompt.styles import Style, StylesError
-from modules.web.styles import change
+from modules.web.styles import change, written_in
 from tests.jobs.scene import make_app
 
 
@@ -35,3 +35,10 @@ def test_a_style_needs_a_name_and_only_one_that_is_there_can_go(app: App) -> Non
         change(app, {"do": "save", "name": " ", "prompt": "x"})
     with pytest.raises(StylesError, match="no style named 'gone'"):
         change(app, {"do": "delete", "name": "gone"})
+
+
+def test_chosen_styles_are_written_into_both_prompts() -> None:
+    known = [Style("shiny", "{prompt}, shiny", "dull"), Style("other", "x")]
+    assert written_in(known, "cat", "", ["other", "gone", "shiny"]) == ("cat, x, shiny", "dull")
+    with pytest.raises(StylesError, match="longer than"):
+        written_in([Style("bomb", "{prompt}" * 1000)], "cat" * 1000, "", ["bomb"])
