@@ -209,7 +209,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--lora-dir", "folder with LoRAs", "path"),
         Flag("--lyco-dir-backcompat", "folder with LyCORIS files", "path"),
         Flag("--textual-inversion-templates-dir", "templates for training", "path", note="not built in yet"),
-        Flag("--styles-file", "file(s) with prompt styles", "texts", note="prompt styles are not built in yet"),
+        Flag("--styles-file", "file(s) with prompt styles", "texts"),
         Flag("--ui-config-file", "file with the page's defaults", "path", note="not built yet"),
         Flag("--localizations-dir", "folder with translations", "path", note="translations come with the program"),
         Flag("--config", "one model config for all", "path", note="put NAME.yaml beside NAME.safetensors"),
