@@ -210,6 +210,7 @@ class TorchEngine:
             Shelf,
             picture=app.inputs.get,
             upscaler=lambda name, settings: enlargers.under(settings).to_size(name),
+            enlarger=lambda name, settings: enlargers.under(settings).by_scale(name),
             networks=app.networks,
             embeddings=EmbeddingStore(app.networks),
             vae_for=partial(choose_vae, app),

@@ -12,8 +12,10 @@ from modules.generation.request import (
     GenerationRequest,
     Hires,
     Init,
+    Loopback,
     Mask,
     Refiner,
+    SdUpscale,
     SoftInpainting,
 )
 
@@ -103,7 +105,19 @@ def _init(left: dict[str, Any], picture: Any) -> Init | None:
         denoising_strength=left.pop("denoising_strength", 0.75),
         resize_mode=RESIZE_MODES[left.pop("resize_mode", 0)],
         mask=mask,
+        script=_script(left),
     )
+
+
+def _script(left: dict[str, Any]) -> SdUpscale | Loopback | None:
+    name, args = left.pop("script_name", None), left.pop("script_args", [])
+    if name == "sd upscale":
+        return SdUpscale(overlap=args[1], upscaler=args[2], scale=args[3])
+    if name == "loopback":
+        return Loopback(loops=args[0], final_denoising_strength=args[1], curve=args[2])
+    if name is not None:
+        raise KeyError(f"no place for the script {name!r}")
+    return None
 
 
 def _hires(left: dict[str, Any]) -> Hires | None:

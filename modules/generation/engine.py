@@ -22,6 +22,7 @@ from modules.generation.denoise import CFG_PP_SCALE, Start, Walk, denoise, notes
 from modules.generation.fields import RunFacts, fields_of, refiner_fields
 from modules.generation.guide import Guide
 from modules.generation.hires import as_made, enlarge, sizes_of
+from modules.generation.img2img_scripts import rounds
 from modules.generation.infotext import write
 from modules.generation.initial import Initial, finished, prepare
 from modules.generation.pixels import to_pictures
@@ -61,8 +62,8 @@ def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Iter
     """
     plan = replace(plan, request=as_made(plan.request, settings))
     with Rig(shelf, settings) as rig:
-        for number in range(len(plan.batches)):
-            images, stopped = run_batch(number, plan, rig, shelf, settings, watch)
+        run = partial(run_batch, rig=rig, settings=settings)
+        for images, stopped in rounds(plan, shelf, settings, watch, run):
             yield from images
             if isinstance(stopped, Interrupted):
                 return
@@ -71,7 +72,7 @@ def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Iter
 # The mode belongs to this function and not to the generator above: it must not reach the code that takes the pictures.
 @torch.inference_mode()
 def run_batch(
-    number: int, plan: Plan, rig: Rig, shelf: Shelf, settings: Settings, watch: Watch
+    number: int, plan: Plan, *, rig: Rig, shelf: Shelf, settings: Settings, watch: Watch
 ) -> tuple[list[GeneratedImage], Interrupted | Skipped | None]:
     """The pictures of one batch, and what ended it early, if anything did."""
     run = BatchRun(number, plan, rig, shelf, settings, watch)

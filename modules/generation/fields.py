@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from modules.diffusion.names import SAMPLER_INFOS
 from modules.generation.infotext import generation_fields
 from modules.generation.plan import ImagePlan
-from modules.generation.request import GenerationRequest, Hires, Mask, SoftInpainting
+from modules.generation.request import GenerationRequest, Hires, Loopback, Mask, SdUpscale, SoftInpainting
 from modules.settings.schema import Settings
 
 Fields = dict[str, object]
@@ -38,7 +38,7 @@ def fields_of(request: GenerationRequest, image: ImagePlan, facts: RunFacts, set
     """All fields of one picture. `write(image.prompt, image.negative_prompt, …)` makes the text of them."""
     init, hires = request.init, request.hires
     info = next(info for info in SAMPLER_INFOS if info.name == request.sampler)
-    extra: Fields = {}
+    extra: Fields = script_fields(init.script) if init else {}
     if init and init.mask:
         extra |= soft_inpainting_fields(init.mask.soft) if init.mask.soft else {}
         extra |= inpaint_fields(init.mask)
@@ -85,6 +85,14 @@ def variation_fields(request: GenerationRequest, image: ImagePlan) -> Fields:
     if request.seed_resize_width and request.seed_resize_height:
         fields["Seed resize from"] = f"{request.seed_resize_width}x{request.seed_resize_height}"
     return fields
+
+
+def script_fields(script: SdUpscale | Loopback | None) -> Fields:
+    if isinstance(script, SdUpscale):
+        return {"SD upscale overlap": script.overlap, "SD upscale upscaler": script.upscaler}
+    if isinstance(script, Loopback):
+        return {"Final denoising strength": script.final_denoising_strength, "Denoising curve": script.curve}
+    return {}
 
 
 def hires_fields(hires: Hires, sampler: str, image: ImagePlan, facts: RunFacts) -> Fields:

@@ -8,7 +8,7 @@ from itertools import groupby
 from secrets import randbelow
 from typing import Any
 
-from modules.generation.request import SEED_LIMIT, GenerationRequest
+from modules.generation.request import SEED_LIMIT, GenerationRequest, Loopback
 from modules.prompt.comments import strip_comments
 from modules.prompt.networks import NetworkTag, extract_networks
 from modules.prompt.styles import Style, apply_styles
@@ -48,10 +48,11 @@ def split(prompt: str) -> Prompt:
 class Plan:
     request: GenerationRequest
     images: tuple[ImagePlan, ...]  # in order; only those still to be made
+    before: tuple[ImagePlan, ...] = ()  # what a loop that goes on began with: made, but needed for what follows
 
     @property
     def batches(self) -> tuple[tuple[ImagePlan, ...], ...]:
-        """What is sampled together: the pictures of one round."""
+        """The pictures of one round: what is sampled together, or follows from one another."""
         return tuple(tuple(images) for _, images in groupby(self.images, key=lambda image: image.batch))
 
 
@@ -72,7 +73,7 @@ def settle(
 
     `find` gives the name of the file that is meant by a title, name or hash, or by "", the current one, and raises
     ValueError; pick(n) gives a number in 0 … n-1."""
-    images = request.batch_size * request.batch_count
+    images = request.image_count
     settled: dict[str, Any] = {"checkpoint": find(request.checkpoint)}
     for field in ("seed", "variation_seed"):
         seed = getattr(request, field)
@@ -91,18 +92,23 @@ def plan(request: GenerationRequest, done: Collection[int] = (), texts: Texts | 
     varied = request.variation_strength > 0
     if request.seed < 0 or (varied and request.variation_seed < 0) or not request.checkpoint:
         raise ValueError("only a settled request can be planned: its seeds and checkpoint are still open")
-    images = range(request.batch_size * request.batch_count)
-    return Plan(request, tuple(_image(request, index, texts or Texts()) for index in images if index not in done))
+    images = [_image(request, index, texts or Texts()) for index in range(request.image_count)]
+    left = tuple(image for image in images if image.index not in done)
+    looping = request.init is not None and isinstance(request.init.script, Loopback)
+    begun = {image.batch for image in left} if looping else ()
+    return Plan(request, left, tuple(image for image in images if image.index in done and image.batch in begun))
 
 
 def _image(request: GenerationRequest, index: int, texts: Texts) -> ImagePlan:
     hires = request.hires
     names = {style.name: style for style in texts.styles}
     styles = [names[name] for name in request.styles if name in names]
-    variation_seed = max(request.variation_seed, 0) + index
-    # Pictures that vary one seed share it; their wildcards still differ.
-    seed = request.seed + (0 if request.variation_strength else index)
-    chosen_by = variation_seed if request.variation_strength else seed
+    scripted = request.init is not None and request.init.script is not None
+    varied = request.varies_one_seed
+    variation_seed = max(request.variation_seed, 0) + (0 if scripted else index)
+    # Pictures that vary one seed share it; their wildcards still differ. Those of one loop have the same prompt.
+    seed = request.seed + (0 if varied else index)
+    chosen_by = variation_seed if varied else request.seed + (index - index % request.round_size if scripted else index)
 
     def written(text: str, style_texts: list[str]) -> str:
         if texts.comments:  # before, or a comment in the last line would take the styles with it
@@ -113,7 +119,7 @@ def _image(request: GenerationRequest, index: int, texts: Texts) -> ImagePlan:
     prompts, negatives = [style.prompt for style in styles], [style.negative_prompt for style in styles]
     return ImagePlan(
         index=index,
-        batch=index // request.batch_size,
+        batch=index // request.round_size,
         seed=seed,
         variation_seed=variation_seed,
         prompt=texts.completed(written(request.prompt, prompts)),

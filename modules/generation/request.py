@@ -30,6 +30,8 @@ RESIZE_MODES: tuple[ResizeMode, ...] = (
     "Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)",
 )  # fmt: skip  # their numbers in the API are the places here
 MASKED_CONTENTS: tuple[MaskedContent, ...] = ("fill", "original", "latent noise", "latent nothing")
+Curve = Literal["Aggressive", "Linear", "Lazy"]
+CURVES: tuple[Curve, ...] = ("Aggressive", "Linear", "Lazy")
 
 
 class Part(BaseModel):
@@ -61,6 +63,25 @@ class Mask(Part):
     soft: SoftInpainting | None = None
 
 
+class SdUpscale(Part):
+    """The init image is enlarged, then painted anew tile by tile; a tile is as large as the request, and batch_size of
+    them are painted at once."""
+
+    name: Literal["SD upscale"] = "SD upscale"
+    overlap: Annotated[int, Field(strict=True, ge=0, le=256)] = 64  # pixels
+    upscaler: Annotated[StrictStr, Field(min_length=1)] = "None"  # "None": the picture keeps its size
+    scale: Annotated[Number, Field(ge=1, le=4)] = 2
+
+
+class Loopback(Part):
+    """Every picture is the init image of the next; the first loop has the request's denoising strength."""
+
+    name: Literal["Loopback"] = "Loopback"
+    loops: Annotated[int, Field(strict=True, ge=1, le=32)] = 4
+    final_denoising_strength: Fraction = 0.5  # of the last loop
+    curve: Curve = "Linear"  # how it gets there
+
+
 class Init(Part):
     """The pictures that img2img starts from."""
 
@@ -69,6 +90,15 @@ class Init(Part):
     resize_mode: ResizeMode = "Just resize"
     image_cfg_scale: Annotated[Number, Field(ge=0, le=30)] = 1.5  # of instruct-pix2pix
     mask: Mask | None = None
+    script: Annotated[SdUpscale | Loopback, Field(discriminator="name")] | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_script(self) -> "Init":
+        if self.script and len(self.images) > 1:
+            raise ValueError(f"{self.script.name} starts from one picture, got {len(self.images)}")
+        if isinstance(self.script, SdUpscale) and self.mask:
+            raise ValueError("SD upscale paints the whole picture anew; leave the mask out")
+        return self
 
 
 class Hires(Part):
@@ -154,6 +184,11 @@ class GenerationRequest(BaseModel):
             raise ValueError(
                 f"as many init images as batch_size ({self.batch_size}) or one are needed, got {len(self.init.images)}"
             )
+        script = self.init and self.init.script
+        if isinstance(script, SdUpscale) and script.overlap >= min(self.width, self.height):
+            raise ValueError(
+                f"tiles of {self.width}x{self.height} pixels must overlap by less than a tile, got {script.overlap}"
+            )
         if self.seed_resize_width % 8 or self.seed_resize_height % 8:
             raise ValueError(
                 "seed_resize_width and seed_resize_height must be multiples of 8, "
@@ -163,9 +198,10 @@ class GenerationRequest(BaseModel):
 
     @model_validator(mode="after")
     def _affordable(self) -> "GenerationRequest":
-        images = self.batch_size * self.batch_count
+        images = self.image_count
         if images > MAX_IMAGES:
-            raise ValueError(f"batch_size × batch_count must be at most {MAX_IMAGES}, got {images}")
+            factors = "loops" if self.round_size != self.batch_size else "batch_size"
+            raise ValueError(f"{factors} × batch_count must be at most {MAX_IMAGES}, got {images}")
         pixel_steps = self.width * self.height * self.steps
         if self.hires:
             width, height = (
@@ -178,6 +214,24 @@ class GenerationRequest(BaseModel):
         if pixel_steps * images > MAX_PIXEL_STEPS:
             raise ValueError("width × height × steps × images is too large for one request; ask for less, more often")
         return self
+
+    @property
+    def round_size(self) -> int:
+        """How many pictures come of one round."""
+        script = self.init and self.init.script
+        if isinstance(script, Loopback):
+            return script.loops
+        return 1 if script else self.batch_size
+
+    @property
+    def image_count(self) -> int:
+        """How many pictures it makes."""
+        return self.round_size * self.batch_count
+
+    @property
+    def varies_one_seed(self) -> bool:
+        """Its pictures share a seed, and each has a variation of its own."""
+        return self.variation_strength > 0 and not (self.init and self.init.script)
 
     @property
     def pictures(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -25,8 +26,11 @@ def no_picture(id: str) -> Image.Image:
     raise ValueError(f"there is no input picture {id[:12]!r}")
 
 
-def no_upscaler(name: str, settings: Settings) -> Upscale:
+def no_upscaler(name: str, settings: Settings) -> Any:
     raise ValueError(f"there is no upscaler {name[:80]!r}")
+
+
+Enlarge = Callable[[Image.Image, float], Image.Image]  # picture, scale -> picture so many times as large
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Shelf:
     identity: Callable[[str], Checkpoint]  # the same without loading it
     picture: Callable[[str], Image.Image] = no_picture  # an input picture by its id
     upscaler: Callable[[str, Settings], Upscale] = no_upscaler  # by name; raises ValueError with a sentence
+    enlarger: Callable[[str, Settings], Enlarge] = no_upscaler  # the same by a scale instead of a size
     networks: NetworkLibrary | None = None  # LoRAs and hypernetworks
     embeddings: EmbeddingStore | None = None
     vae_for: Callable[[Checkpoint, Settings], VaeFile | None] = lambda checkpoint, settings: None  # None: its own

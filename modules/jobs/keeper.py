@@ -14,6 +14,7 @@ from modules.gallery.naming import NamingFacts
 from modules.gallery.save import Kind, SaveError, choose_path, encode, save, write_atomic, write_text
 from modules.generation.infotext import parse
 from modules.generation.plan import ImagePlan
+from modules.generation.request import Loopback
 from modules.imaging.grid import image_grid
 from modules.jobs.events import Event, EventBus
 from modules.jobs.inputs import Inputs
@@ -162,18 +163,22 @@ class Keeper:
             log.warning("picture %d of job %s cannot be read: %s", image.index, job.id, error)
             return None
 
-    def grid(self, job: Job, pictures: list[bytes], settings: Settings, warnings: list[str]) -> bytes | None:
-        """All pictures of a job in one, saved and returned as the settings say; it carries the first one's infotext."""
-        if not (settings.return_grid or settings.grid_save):
+    def grid(
+        self, job: Job, pictures: list[bytes], settings: Settings, warnings: list[str], saved: bool = True
+    ) -> bytes | None:
+        """All pictures of a job in one, saved and returned as the settings say; it carries the first one's infotext.
+        `saved`: may be saved."""
+        saved = saved and settings.grid_save
+        if not (settings.return_grid or saved):
             return None
         sheet = image_grid(
             [Image.open(io.BytesIO(data)) for data in pictures],
-            rows=settings.n_rows,
+            rows=job.request.batch_count if loops(job) else settings.n_rows,
             batch_size=job.request.batch_size,
             prevent_empty_spots=settings.grid_prevent_empty_spots,
         )
         text = job.images[0].infotext
-        if settings.grid_save:
+        if saved:
             facts = naming_facts(job, job.images[0], settings)
             now = datetime.now()
             kind: Kind = "img2img grid" if kind_of(job) == "img2img" else "txt2img grid"
@@ -212,6 +217,11 @@ def warned(image: JobImage, warning: str | None) -> JobImage:
     return replace(image, warning="; ".join(filter(None, (image.warning, warning))) or None)
 
 
+def loops(job: Job) -> bool:
+    """Whether a round's pictures follow from one another: the grid has a row for each round then."""
+    return job.request.init is not None and isinstance(job.request.init.script, Loopback)
+
+
 def naming_facts(
     job: Job,
     image: JobImage,
@@ -221,11 +231,9 @@ def naming_facts(
 ) -> NamingFacts:
     """What patterns of file names may say about a picture; with its plan, also its own prompts, styles included."""
     request = job.request
-    first = image.index // request.batch_size * request.batch_size
-    seeds = [
-        request.seed if request.variation_strength else request.seed + n
-        for n in (first, first + request.batch_size - 1)
-    ]
+    size = request.round_size
+    first = image.index // size * size
+    seeds = [request.seed if request.varies_one_seed else request.seed + n for n in (first, first + size - 1)]
     part = request.init or request.hires
     vae = parse(image.infotext).get("VAE")
     return NamingFacts(
@@ -241,8 +249,8 @@ def naming_facts(
         model_name=checkpoint.model_name if checkpoint else job.model.model_name,
         model_hash=(checkpoint and checkpoint.shorthash) or (job.model.sha256 or "")[:10],
         clip_skip=settings.CLIP_stop_at_last_layers,
-        batch_size=request.batch_size,
-        batch_index=image.index % request.batch_size,
+        batch_size=size,
+        batch_index=image.index % size,
         batch_count=request.batch_count,
         image_index=image.index,
         first_seed=seeds[0],

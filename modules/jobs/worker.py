@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from modules.generation.plan import Plan, Texts, plan
 from modules.generation.progress import Interrupted, Phase, Progress, Skipped, Stopped, Watch
-from modules.generation.steps import spans
+from modules.generation.steps import round_steps
 from modules.jobs.events import Event, EventBus
 from modules.jobs.job import Job, State
 from modules.jobs.keeper import Keeper
@@ -255,7 +255,7 @@ class Worker:
     def _outcome(self, run: Run, cut: bool) -> State:
         """How it ended: an interrupt that came when all was done has changed nothing."""
         request, made = run.job.request, len(run.job.images)
-        if not cut and made == request.batch_size * request.batch_count:
+        if not cut and made == request.image_count:
             return "done"
         if run.ends:
             return "cancelled" if run.cancel else "interrupted"
@@ -291,10 +291,11 @@ class Teller:
         self._worker, self._run = worker, run
         self._every = settings.show_progress_every_n_steps if settings.live_previews_enable else -1
         request = run.job.request
-        self.steps = sum(span.walked for span in spans(request, settings.img2img_fix_steps))
-        self._before = len(run.job.images) // request.batch_size  # batches that an earlier run has finished
+        self.steps = round_steps(request, settings.img2img_fix_steps)  # of a batch, until the engine knows better
+        self._before = len(run.job.images) // request.round_size  # batches that an earlier run has finished
         self._batches = request.batch_count
         self._pace = Pace(self._batches * self.steps)
+        self._latest = Progress("loading")
         self._started = time.monotonic()
         self._told: tuple[float, str, int] = (0.0, "", -1)  # when, phase, batch
         self._next_preview = 0.0
@@ -302,7 +303,9 @@ class Teller:
 
     def watch(self, progress: Progress) -> None:
         """What the engine calls at every step."""
-        run = self._run
+        run, self._latest = self._run, progress
+        if progress.steps > self.steps:  # SD upscale has seen how many tiles there are
+            self.steps, self._pace.total = progress.steps, self._batches * progress.steps
         if progress.phase in ("encoding", "sampling"):
             if self._worker._stopping.is_set():
                 raise Stopped
@@ -316,8 +319,8 @@ class Teller:
         self.tell(progress, self._done(progress))
 
     def tell_saving(self, batch: int) -> None:
-        """Saving counts as the end of its batch."""
-        progress = Progress("saving", batch - self._before, self._batches, self.steps, self.steps)
+        """As far as the engine was when it gave the picture away: mostly the end of its batch."""
+        progress = Progress("saving", batch - self._before, self._batches, self._latest.step, self.steps)
         self.tell(progress, self._done(progress))
 
     def _done(self, progress: Progress) -> int:

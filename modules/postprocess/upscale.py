@@ -81,6 +81,10 @@ class Upscalers:
     def to_size(self, name: str) -> Upscale:
         return to_size(self.get(name))
 
+    def by_scale(self, name: str) -> Enlarge:
+        enlarge = self.get(name)
+        return lambda image, scale: upscale(image, scale, enlarge)
+
     def _network(self, upscaler: Upscaler) -> Network:
         assert upscaler.path is not None
         status = upscaler.path.stat()

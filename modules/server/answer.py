@@ -13,8 +13,10 @@ from modules.app import App
 from modules.diffusion.names import SAMPLER_INFOS
 from modules.generation import infotext
 from modules.generation.plan import ImagePlan, plan
-from modules.generation.request import GenerationRequest
+from modules.generation.request import GenerationRequest, Loopback
+from modules.generation.steps import strengths
 from modules.jobs.job import Job
+from modules.jobs.keeper import loops
 from modules.runtime.version import VERSION
 from modules.server.call import Call
 from modules.server.errors import ApiError
@@ -41,8 +43,9 @@ def answer_of(app: App, call: Call, job: Job) -> JSONResponse:
     if None in pictures:
         raise ApiError(410, "pictures of this job are not there any more; send it again with another force_task_id")
     grid = None
-    if call.grid and (len(pictures) > 1 or not settings.grid_only_if_multiple):
-        grid = app.keeper.grid(job, [picture for picture in pictures if picture], settings, warnings)
+    several = len(pictures) > 1
+    if (loops(job) and several) or (call.grid and (several or not settings.grid_only_if_multiple)):
+        grid = app.keeper.grid(job, [picture for picture in pictures if picture], settings, warnings, call.grid)
     shown: list[bytes | None] = [grid]
     for image, picture in zip(job.images, pictures, strict=True):
         shown += [picture, *app.keeper.read_beside(job, image)]
@@ -112,6 +115,8 @@ def _strength(call: Call, request: GenerationRequest) -> Any:
 def extra_parameters(request: GenerationRequest, said: Mapping[str, str]) -> dict[str, Any]:
     """What the infotext says beyond what it says of every picture, with numbers as numbers."""
     extra = {name: _value(name, text) for name, text in said.items() if name not in _ALWAYS}
+    if request.init and isinstance(request.init.script, Loopback):
+        extra["Denoising strength"] = strengths(request)[-1]  # as in A1111, though its infotexts have the first
     resolved = _resolved_schedule(request)
     if resolved != "Automatic":
         extra["Schedule type"] = resolved

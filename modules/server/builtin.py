@@ -1,5 +1,5 @@
 """A1111's scripts as its API names them: those that are parts of Easel, with their arguments, and those that are not
-here yet. A script that gets built leaves NOT_YET, and is answered for in the door that knows it."""
+here yet. A script that gets built leaves NOT_YET for SCRIPTS, and is answered for in the door that knows it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
+from modules.generation.request import CURVES
 from modules.server.errors import field_error, shown
 
 Mode = Literal["txt2img", "img2img"]
@@ -22,12 +23,15 @@ class Argument:
     maximum: float | None = None
     step: float | None = None
     choices: tuple[str, ...] | None = None
+    by_place: bool = False  # its place among the choices may be given instead
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value, if anything."""
         if isinstance(self.value, bool):
             return None if isinstance(value, bool) or value in (0, 1) else "must be true or false"
         if isinstance(self.value, str):
+            if self.by_place and isinstance(value, int) and not isinstance(value, bool):
+                return None
             return None if isinstance(value, str) else "must be text"
         if not isinstance(value, int | float) or isinstance(value, bool):
             return "must be a number"
@@ -43,8 +47,10 @@ class Script:
     arguments: tuple[Argument, ...] = ()
     # Its fields are the API's own: A1111 looks at the arguments only when its page sends them.
     page_only: bool = False
+    chosen: bool = False  # by `script_name`; the others are always on
 
 
+SD_UPSCALE, LOOPBACK = "sd upscale", "loopback"
 SOFT_INPAINTING = "soft inpainting"
 SCRIPTS: tuple[Script, ...] = (
     Script("extra options"),
@@ -91,6 +97,28 @@ SCRIPTS: tuple[Script, ...] = (
         ),
         page_only=True,
     ),
+    Script(
+        LOOPBACK,
+        modes=("img2img",),
+        arguments=(
+            Argument("Loops", 4, 1, 32, 1),
+            Argument("Final denoising strength", 0.5, 0, 1, 0.01),
+            Argument("Denoising strength curve", "Linear", choices=CURVES),
+            Argument("Append interrogated prompt at each iteration", "None", choices=("None", "CLIP", "DeepBooru")),
+        ),
+        chosen=True,
+    ),
+    Script(
+        SD_UPSCALE,
+        modes=("img2img",),
+        arguments=(
+            Argument("", ""),  # a text of A1111's page
+            Argument("Tile overlap", 64, 0, 256, 16),
+            Argument("Upscaler", "None", by_place=True),
+            Argument("Scale Factor", 2.0, 1.0, 4.0, 0.05),
+        ),
+        chosen=True,
+    ),
 )
 # To be chosen by `script_name`, as A1111 has them.
 NOT_YET: Mapping[str, tuple[Mode, ...]] = {
@@ -98,10 +126,8 @@ NOT_YET: Mapping[str, tuple[Mode, ...]] = {
     "prompts from file or textbox": ("txt2img", "img2img"),
     "x/y/z plot": ("txt2img", "img2img"),
     "img2img alternative test": ("img2img",),
-    "loopback": ("img2img",),
     "outpainting mk2": ("img2img",),
     "poor man's outpainting": ("img2img",),
-    "sd upscale": ("img2img",),
 }
 NOT_YET_ALWAYS: tuple[str, ...] = ("hypertile",)
 
@@ -110,18 +136,29 @@ def scripts_of(mode: Mode) -> list[Script]:
     return [script for script in SCRIPTS if mode in script.modes]
 
 
-def refuse_chosen_script(name: str | None, mode: Mode) -> None:
-    """`script_name`: none of them is here yet."""
+def chosen(name: str | None, given: Any, mode: Mode) -> tuple[str, list[Any]] | None:
+    """`script_name` and `script_args`: the script and all of its arguments; what is left out has its default. None: no
+    script. Raises ApiError."""
     if name is None or name.casefold() in ("", "none"):
-        return
+        return None
     known = name.casefold()
+    script = next((one for one in SCRIPTS if one.name == known and one.chosen and mode in one.modes), None)
+    if script is None:
+        raise field_error("script_name", name, _why_not(name, mode))
+    sent = _checked("script_args", given or [], script)
+    return script.name, sent + [argument.value for argument in script.arguments[len(sent) :]]
+
+
+def _why_not(name: str, mode: Mode) -> str:
+    known, found = name.casefold(), {script.name: script for script in SCRIPTS}
     if mode in NOT_YET.get(known, ()):
-        raise field_error("script_name", name, f"the script {shown(name)!r} is not available here yet; leave it out")
-    if known in NOT_YET:
-        raise field_error("script_name", name, f"the script {shown(name)!r} belongs to {NOT_YET[known][0]}")
-    if any(known == script.name for script in SCRIPTS):
-        raise field_error("script_name", name, f"{shown(name)!r} is always on; name it in alwayson_scripts instead")
-    raise field_error("script_name", name, f"Script {shown(name)!r} not found{_nearest(known, NOT_YET)}")
+        return f"the script {shown(name)!r} is not available here yet; leave it out"
+    if known in found and not found[known].chosen:
+        return f"{shown(name)!r} is always on; name it in alwayson_scripts instead"
+    if known in NOT_YET or known in found:
+        return f"the script {shown(name)!r} belongs to {(NOT_YET.get(known) or found[known].modes)[0]}"
+    selectable = {**NOT_YET, **{script.name: script for script in SCRIPTS if script.chosen}}
+    return f"Script {shown(name)!r} not found{_nearest(known, selectable)}"
 
 
 def always_on(given: Mapping[str, Any], mode: Mode, warnings: list[str]) -> dict[str, list[Any]]:
@@ -138,12 +175,12 @@ def always_on(given: Mapping[str, Any], mode: Mode, warnings: list[str]) -> dict
 
 
 def _script(name: str, mode: Mode) -> Script:
-    known = {script.name: script for script in scripts_of(mode)}
+    known = {script.name: script for script in scripts_of(mode) if not script.chosen}
     script = known.get(name.casefold())
     if script is not None:
         return script
     field = f"alwayson_scripts.{shown(name)}"
-    if name.casefold() in NOT_YET:
+    if name.casefold() in NOT_YET or any(name.casefold() == script.name and script.chosen for script in SCRIPTS):
         raise field_error(field, None, "Cannot have a selectable script in the always on scripts params")
     if name.casefold() in NOT_YET_ALWAYS:
         raise field_error(field, None, f"the script {shown(name)!r} is not available here yet; leave it out")
@@ -156,14 +193,17 @@ def _sent(name: str, wanted: Any, script: Script) -> list[Any]:
     field = f"alwayson_scripts.{shown(name)}"
     if not isinstance(wanted, dict):
         raise field_error(field, wanted, 'must be an object such as {"args": [true]}')
-    sent = wanted.get("args", [])
+    return _checked(f"{field}.args", wanted.get("args", []), script)
+
+
+def _checked(field: str, sent: Any, script: Script) -> list[Any]:
     if not isinstance(sent, list):
-        raise field_error(f"{field}.args", sent, "must be a list")
+        raise field_error(field, sent, "must be a list")
     if len(sent) > len(script.arguments):
-        raise field_error(f"{field}.args", len(sent), f"{script.name} takes {len(script.arguments)} arguments at most")
+        raise field_error(field, len(sent), f"{script.name} takes {len(script.arguments)} arguments at most")
     for index, (value, argument) in enumerate(zip(sent, script.arguments, strict=False)):
         if problem := argument.problem(value):
-            raise field_error(f"{field}.args[{index}]", value, f"{argument.label} {problem}")
+            raise field_error(f"{field}[{index}]", value, f"{argument.label} {problem}".strip())
     return sent
 
 
@@ -177,7 +217,7 @@ def describe(mode: Mode) -> list[dict[str, Any]]:
     return [
         {
             "name": script.name,
-            "is_alwayson": True,
+            "is_alwayson": not script.chosen,
             "is_img2img": mode == "img2img",
             "args": [
                 {

@@ -88,6 +88,7 @@ class Draft:
     parameters: dict[str, Any]
     common: dict[str, Any]  # arguments of GenerationRequest
     scripts: dict[str, list[Any]]  # arguments of the scripts that are always on
+    script: tuple[str, list[Any]] | None  # the one that was chosen, and its arguments
     key: str | None
     warnings: list[str]
 
@@ -106,7 +107,7 @@ def draft(
     body = _with_infotext(body, settings, warnings, from_infotext, styles)
     parameters = read_fields(body, fields)
     _refuse_what_is_not_here(parameters)
-    builtin.refuse_chosen_script(parameters["script_name"], mode)
+    script = builtin.chosen(parameters["script_name"], parameters["script_args"], mode)
     scripts = builtin.always_on(parameters["alwayson_scripts"], mode, warnings)
     overrides, checkpoint = _overrides(parameters, settings, warnings)
     sampler, schedule = sampler_and_schedule(
@@ -136,7 +137,7 @@ def draft(
     }
     id = parameters["force_task_id"]
     key = None if id is None else task_key(id, "force_task_id")
-    return Draft(parameters, common, scripts, key, warnings)
+    return Draft(parameters, common, scripts, script, key, warnings)
 
 
 @contextmanager

@@ -8,8 +8,17 @@ from typing import Any
 from PIL import Image
 
 from modules.generation.reading import Reading
-from modules.generation.request import MASKED_CONTENTS, RESIZE_MODES, Init, Mask, SoftInpainting
+from modules.generation.request import (
+    MASKED_CONTENTS,
+    RESIZE_MODES,
+    Init,
+    Loopback,
+    Mask,
+    SdUpscale,
+    SoftInpainting,
+)
 from modules.imaging.decode import ImageError, decode_base64
+from modules.library.upscalers import PLAIN
 from modules.server import builtin
 from modules.server.call import Call, Draft, Styles, draft, finish, named
 from modules.server.errors import ApiError, field_error
@@ -21,6 +30,7 @@ Put = Callable[[Image.Image], str]  # keeps a picture, and gives its id
 INIT_NAMES = {"images": "init_images"}
 MASK_NAMES = {"content": "inpainting_fill", "padding": "inpaint_full_res_padding"}
 BLUR_NAMES = {"blur_x": "mask_blur_x", "blur_y": "mask_blur_y"}
+SCRIPT_ARGS = tuple(f"script_args[{place}]" for place in range(4))
 NO_PICTURE = "0" * 64  # an id, until everything else is found to be in order
 MOST_INIT_IMAGES = 8
 # An infotext's values of Init and its mask, by A1111's names. Modes are numbers there.
@@ -75,7 +85,41 @@ def _init(found: Draft) -> Init:
             resize_mode=mode,
             image_cfg_scale=1.0 if scale is None else scale,  # as no scale at all: the image counts as it is
             mask=mask,
+            script=_script(found),
         )
+
+
+def _script(found: Draft) -> SdUpscale | Loopback | None:
+    if found.script is None:
+        return None
+    values, (name, args) = found.parameters, found.script
+    if len(values["init_images"]) > 1:
+        raise field_error("init_images", len(values["init_images"]), f"{name} starts from one picture; send only one")
+    if name == builtin.LOOPBACK:
+        if args[3].casefold() not in ("", "none"):
+            raise field_error("script_args[3]", args[3], "interrogation is not available here yet; send None")
+        if values["batch_size"] > 1:
+            found.warnings.append("loopback makes one picture after the other; batch_size has no effect")
+        with named(dict(zip(("loops", "final_denoising_strength", "curve"), SCRIPT_ARGS, strict=False))):
+            return Loopback(loops=_whole(args[0]), final_denoising_strength=args[1], curve=args[2])
+    if values["mask"]:
+        raise field_error("mask", None, "sd upscale paints the whole picture anew; leave the mask out")
+    with named(dict(zip(("overlap", "upscaler", "scale"), SCRIPT_ARGS[1:], strict=True))):
+        return SdUpscale(overlap=_whole(args[1]), upscaler=_upscaler(args[2]), scale=args[3])
+
+
+def _upscaler(value: str | int) -> str:
+    """By name. A1111's page sends its place in the list, where only the first few are everywhere the same."""
+    if isinstance(value, str):
+        return value
+    if not 0 <= value < len(PLAIN):
+        listed = ", ".join(f"{number} ({name})" for number, name in enumerate(PLAIN))
+        raise field_error("script_args[2]", value, f"must be the name of an upscaler, or one of {listed}")
+    return PLAIN[value]
+
+
+def _whole(value: float) -> Any:
+    return int(value) if value == int(value) else value
 
 
 def _mask(found: Draft) -> Mask:

@@ -1,6 +1,7 @@
 """What a call names by name – checkpoints, upscalers, VAEs, styles – has to be there before the call becomes a job."""
 
 from modules.app import App
+from modules.generation.request import SdUpscale
 from modules.jobs.queue import NoCheckpoint, choose_checkpoint
 from modules.library.upscalers import LATENT_UPSCALE_MODES, UnknownUpscaler
 from modules.library.vaes import AUTOMATIC, NONE, UnknownVae
@@ -28,6 +29,12 @@ def check_names(app: App, call: Call) -> None:
             app.upscalers.find(request.hires.upscaler)
         except UnknownUpscaler as error:
             raise field_error("hr_upscaler", request.hires.upscaler, str(error), 404) from error
+    script = request.init and request.init.script
+    if isinstance(script, SdUpscale):
+        try:
+            app.upscalers.find(script.upscaler)
+        except UnknownUpscaler as error:
+            raise field_error("script_args[2]", script.upscaler, str(error)) from error
     check_vae(app, request.overrides.get("sd_vae"), "override_settings.sd_vae")
     if request.styles:
         _check_styles(app, call)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules.generation.plan import PICKED_SEEDS, Texts, plan, settle, split
-from modules.generation.request import SEED_LIMIT, GenerationRequest, Hires, Refiner
+from modules.generation.request import SEED_LIMIT, GenerationRequest, Hires, Init, Loopback, Refiner, SdUpscale
 from modules.prompt.styles import Style
 
 
@@ -94,3 +94,50 @@ def test_networks_are_told_from_the_text():
     prompt = split("a <lora:x:0.5> cat<hypernet:y:1>")
     assert prompt.text == "a  cat"
     assert [tag.kind for tag in prompt.networks] == ["lora", "hypernet"]
+
+
+def scripted(script, **fields):
+    return GenerationRequest(seed=5, checkpoint="x", init=Init(images=("a" * 64,), script=script), **fields)
+
+
+def test_a_round_of_loopback_is_its_loops_and_one_of_sd_upscale_a_picture():
+    whole = plan(scripted(Loopback(loops=3), batch_size=4, batch_count=2))
+    assert [[image.seed for image in batch] for batch in whole.batches] == [[5, 6, 7], [8, 9, 10]]
+    whole = plan(scripted(SdUpscale(), batch_size=4, batch_count=2))
+    assert [[image.seed for image in batch] for batch in whole.batches] == [[5], [6]]
+
+
+def test_a_loop_that_was_begun_knows_what_was_made_of_it():
+    rest = plan(scripted(Loopback(loops=3), batch_count=2), {0, 1, 2, 3})
+    assert ([image.index for image in rest.images], [image.index for image in rest.before]) == ([4, 5], [3])
+    assert plan(scripted(SdUpscale(), batch_count=3), {0}).before == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"script": Loopback(), "images": ("a" * 64, "b" * 64)}, "Loopback starts from one picture, got 2"),
+        ({"script": SdUpscale(), "mask": {"image": "b" * 64}}, "leave the mask out"),
+        ({"script": {"name": "SD upscale", "scale": 5}}, "less than or equal to 4"),
+        ({"script": {"name": "Loopback", "loops": 33}}, "less than or equal to 32"),
+        ({"script": {"name": "Loopback", "curve": "Wild"}}, "'Aggressive', 'Linear' or 'Lazy'"),
+        ({"script": {"name": "Magic"}}, "'SD upscale', 'Loopback'"),
+        ({"script": {"loops": 3}}, "Unable to extract tag using discriminator 'name'"),
+    ],
+)
+def test_scripts_that_cannot_be(fields, said):
+    with pytest.raises(ValueError, match=said):
+        Init(**{"images": ("a" * 64,), **fields})
+
+
+def test_what_a_scripts_request_may_cost():
+    with pytest.raises(ValueError, match="must overlap by less than a tile, got 64"):
+        scripted(SdUpscale(), width=64, height=64)
+    with pytest.raises(ValueError, match="loops × batch_count must be at most 1000, got 3200"):
+        scripted(Loopback(loops=32), batch_count=100, steps=1)
+
+
+def test_a_script_survives_the_queues_database():
+    for script in (None, SdUpscale(scale=1.5), Loopback(curve="Lazy")):
+        request = scripted(script)
+        assert GenerationRequest.model_validate_json(request.model_dump_json()) == request

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.generation.request import GenerationRequest, Hires, Init
-from modules.generation.steps import Span, span, spans
+from modules.generation.request import CURVES, GenerationRequest, Hires, Init, Loopback, SdUpscale
+from modules.generation.steps import Span, round_steps, span, spans, strengths
 
 PICTURE = ("a" * 64,)
 
@@ -42,3 +42,28 @@ def test_both_passes_count() -> None:
     request = GenerationRequest(steps=20, init=Init(images=PICTURE, denoising_strength=0.5))
     assert [one.walked for one in spans(request, fix_steps=False)] == [11]
     assert [one.walked for one in spans(request, fix_steps=True)] == [20]
+
+
+def looping(**script: object) -> GenerationRequest:
+    init = Init(images=PICTURE, denoising_strength=0.6, script=Loopback(**script))  # type: ignore[arg-type]
+    return GenerationRequest(steps=8, init=init)
+
+
+def test_a_linear_loop_goes_as_measured() -> None:
+    assert strengths(looping(loops=2, final_denoising_strength=0.5)) == (0.6, 0.5)
+    assert strengths(looping(loops=1, final_denoising_strength=0.1)) == (0.6,)
+
+
+def test_curves_meet_at_their_ends_and_aggressive_is_ahead() -> None:
+    aggressive, linear, lazy = (strengths(looping(loops=5, final_denoising_strength=0.2, curve=c)) for c in CURVES)
+    for curve in (aggressive, linear, lazy):
+        assert (curve[0], curve[-1]) == (0.6, pytest.approx(0.2)) and list(curve) == sorted(curve, reverse=True)
+    assert all(a < b < c for a, b, c in zip(aggressive[1:-1], linear[1:-1], lazy[1:-1], strict=True))
+
+
+def test_a_round_walks_all_of_its_loops() -> None:
+    request = looping(loops=3, final_denoising_strength=0.2)  # 0.6, 0.4, 0.2
+    assert round_steps(request, fix_steps=False) == 5 + 4 + 2
+    assert round_steps(request, fix_steps=True) == 24
+    tiled = GenerationRequest(steps=8, init=Init(images=PICTURE, denoising_strength=0.6, script=SdUpscale()))
+    assert round_steps(tiled, fix_steps=False) == 5

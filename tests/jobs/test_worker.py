@@ -9,11 +9,12 @@ import threading
 import pytest
 from PIL import Image
 
-from modules.generation.request import Init, Mask
+from modules.generation.progress import Progress
+from modules.generation.request import Init, Loopback, Mask, SdUpscale
 from modules.jobs.queue import MOST_WAITING, NoCheckpoint, QueueFull
 from modules.jobs.store import KeyReused
 from modules.settings.schema import SettingError
-from tests.jobs.scene import PATIENCE_S, Painter, Pause, checkpoint_file, make_app, submit, wait_for_end
+from tests.jobs.scene import PATIENCE_S, Painted, Painter, Pause, checkpoint_file, make_app, submit, wait_for_end
 
 
 def test_pictures_are_saved_with_their_infotext_and_seeds(start, tmp_path):
@@ -362,3 +363,37 @@ def test_without_a_history_there_is_none(start, tmp_path):
     app = start(Painter(), "--no-prompt-history")
     wait_for_end(app, submit(app).id)
     assert app.last_infotext() == "" and not (tmp_path / "params.txt").exists()
+
+
+def test_loops_are_one_round(start):
+    app = start(Painter())
+    id = app.inputs.put(Image.new("RGB", (64, 64)))
+    loops = Init(images=(id,), script=Loopback(loops=3))
+    job = wait_for_end(app, submit(app, seed=40, batch_count=2, init=loops).id)
+    assert job.state == "done" and [image.seed for image in job.images] == [40, 41, 42, 43, 44, 45]
+    pictures = [app.keeper.read(job, image) for image in job.images]
+    warnings: list[str] = []
+    grid = app.keeper.grid(job, pictures, app.settings.current, warnings)
+    assert Image.open(io.BytesIO(grid)).size == (3 * 64, 2 * 64) and warnings == []
+
+
+def test_tiles_are_counted_when_the_engine_knows_them(start):
+    told: list[tuple[float, int]] = []
+
+    class Tiling(Painter):
+        def generate(self, plan, checkpoint, settings, watch):
+            watch(Progress("encoding", batches=len(plan.batches)))
+            for number, (image,) in enumerate(plan.batches):
+                for step in range(1, 13):
+                    watch(Progress("sampling", number, len(plan.batches), step, 12))
+                    told.append((app.worker.snapshot.fraction, app.worker.snapshot.steps))
+                yield Painted(image.index, Image.new("RGB", (64, 64)), "tiles", image, True)
+                told.append((app.worker.snapshot.fraction, app.worker.snapshot.steps))
+
+    app = start(Tiling())
+    id = app.inputs.put(Image.new("RGB", (64, 64)))
+    tiles = Init(images=(id,), script=SdUpscale(overlap=8))
+    job = wait_for_end(app, submit(app, batch_count=2, init=tiles).id)
+    assert job.state == "done" and len(job.images) == 2
+    halves = [*range(1, 13), 12, *range(13, 25), 24]
+    assert told == [(part / 24, 12) for part in halves]

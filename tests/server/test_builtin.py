@@ -2,7 +2,7 @@
 
 import pytest
 
-from modules.server.builtin import NOT_YET, SCRIPTS, always_on, describe, refuse_chosen_script, scripts_of
+from modules.server.builtin import NOT_YET, SCRIPTS, always_on, chosen, describe, scripts_of
 from modules.server.errors import ApiError
 
 
@@ -26,6 +26,7 @@ def test_arguments_that_are_left_out_have_their_defaults():
     [
         ({"nope": {"args": []}}, "Script 'nope' not found"),
         ({"soft inpaint": {"args": []}}, "did you mean 'soft inpainting'?"),
+        ({"loopback": {"args": []}}, "Cannot have a selectable script in the always on scripts params"),
         ({"x/y/z plot": {"args": []}}, "Cannot have a selectable script in the always on scripts params"),
         ({"Hypertile": {"args": []}}, "not available here yet"),
         ({"soft inpainting": {"args": "string"}}, "alwayson_scripts.soft inpainting.args: must be a list"),
@@ -59,14 +60,15 @@ def test_arguments_that_only_the_page_sends_are_warned_of():
 
 @pytest.mark.parametrize("name", [None, "", "None", "none"])
 def test_no_script_is_none(name):
-    refuse_chosen_script(name, "txt2img")
+    assert chosen(name, ["ignored"], "txt2img") is None
 
 
 @pytest.mark.parametrize(
     ("name", "mode", "said"),
     [
         ("X/Y/Z plot", "txt2img", "not available here yet"),
-        ("loopback", "img2img", "not available here yet"),
+        ("Outpainting mk2", "img2img", "not available here yet"),
+        ("Outpainting mk2", "txt2img", "belongs to img2img"),
         ("loopback", "txt2img", "belongs to img2img"),
         ("nope", "txt2img", "Script 'nope' not found"),
         ("sd upscal", "img2img", "did you mean 'sd upscale'?"),
@@ -74,7 +76,30 @@ def test_no_script_is_none(name):
     ],
 )
 def test_a_chosen_script_is_refused_in_a_sentence(name, mode, said):
-    assert said in refusal(refuse_chosen_script, name, mode)
+    assert said in refusal(chosen, name, [], mode)
+
+
+def test_a_chosen_script_has_all_of_its_arguments():
+    assert chosen("SD upscale", ["", 32], "img2img") == ("sd upscale", ["", 32, "None", 2.0])
+    assert chosen("loopback", None, "img2img") == ("loopback", [4, 0.5, "Linear", "None"])
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [
+        ("loopback", [0], "script_args[0]: Loops must be from 1 to 32"),
+        ("loopback", ["2"], "script_args[0]: Loops must be a number"),
+        ("loopback", [2, 2], "script_args[1]: Final denoising strength must be from 0 to 1"),
+        ("loopback", [2, 0.5, 1], "script_args[2]: Denoising strength curve must be text"),
+        ("loopback", [2] * 5, "loopback takes 4 arguments at most"),
+        ("sd upscale", ["", 300], "script_args[1]: Tile overlap must be from 0 to 256"),
+        ("sd upscale", ["", 64, None], "script_args[2]: Upscaler must be text"),
+        ("sd upscale", ["", 64, "None", 9], "script_args[3]: Scale Factor must be from 1.0 to 4.0"),
+        ("sd upscale", [5], "script_args[0]: must be text"),
+    ],
+)
+def test_what_is_wrong_with_a_chosen_scripts_arguments_is_named(name, args, said):
+    assert said in refusal(chosen, name, args, "img2img")
 
 
 def test_script_info_describes_every_argument():

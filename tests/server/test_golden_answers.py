@@ -24,7 +24,7 @@ QUICK = (
     "subseed_batch2", "hires_sampler_prompt", "lora_hires", "inpaint_return_mask", "inpaint_soft_inpainting",
 )  # fmt: skip
 ALL = bool(os.environ.get("EASEL_ALL_CASES"))
-SCRIPTS = ("i2i_loopback", "i2i_sd_upscale")  # not here yet
+SCRIPTS = ("i2i_loopback", "i2i_sd_upscale")  # A1111 tells the seeds of their last run only
 CASES = {
     name: case
     for name, case in golden_cases().items()

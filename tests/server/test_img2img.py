@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modules.generation.request import Init, Mask, SoftInpainting
+from modules.generation.request import Init, Loopback, Mask, SdUpscale, SoftInpainting
 from modules.server.fields import IMG2IMG
 from tests.golden import golden as golden
 from tests.jobs.scene import Painter
@@ -145,6 +145,26 @@ def test_more_init_images_are_a_batch(quick):
     assert last_request(quick).batch_size == 2
 
 
+def test_loopback_answers_with_a_grid_and_every_loop(quick):
+    answer = img2img(quick, script_name="Loopback", script_args=[2, 0.25, "Lazy", "None"], batch_size=3).json()
+    assert last_request(quick).init.script == Loopback(loops=2, final_denoising_strength=0.25, curve="Lazy")
+    info = json.loads(answer["info"])
+    assert info["index_of_first_image"] == 1 and info["all_seeds"] == [1, 2] and len(info["infotexts"]) == 3
+    sizes = [Image.open(io.BytesIO(base64.b64decode(one))).size for one in answer["images"]]
+    assert sizes == [(128, 64), (64, 64), (64, 64)]
+    assert answer["warnings"] == ["loopback makes one picture after the other; batch_size has no effect"]
+    assert not [path for path in Path(quick.app.paths.data_dir).rglob("*grid*/**/*.png")]
+
+
+@pytest.mark.parametrize("upscaler", ["Lanczos", "lanczos", 1])
+def test_sd_upscale_arrives(quick, upscaler):
+    answer = img2img(quick, script_name="sd upscale", script_args=["", 16.0, upscaler, 1.5])
+    assert answer.status_code == 200 and len(answer.json()["images"]) == 1
+    script = last_request(quick).init.script
+    assert script == SdUpscale(overlap=16, upscaler=script.upscaler, scale=1.5)
+    assert script.upscaler.casefold() == "lanczos"
+
+
 def test_a_mask_of_another_size_is_taken(quick):
     assert img2img(quick, mask=picture((20, 90), "L", 255)).status_code == 200
 
@@ -220,7 +240,17 @@ def as_text(data: bytes) -> str:
         ({"initial_noise_multiplier": "x"}, 422, "initial_noise_multiplier"),
         ({"latent_mask": MASK}, 422, "latent_mask"),
         ({"width": 0}, 422, "width"),
-        ({"script_name": "loopback"}, 422, "script_name"),
+        ({"script_name": "outpainting mk2"}, 422, "script_name"),
+        ({"script_name": "loopback", "script_args": [2.5]}, 422, "script_args[0]"),
+        ({"script_name": "loopback", "script_args": [2, 0.5, "Wild"]}, 422, "script_args[2]"),
+        ({"script_name": "loopback", "script_args": [2, 0.5, "Lazy", "CLIP"]}, 422, "script_args[3]"),
+        ({"script_name": "loopback", "script_args": "2"}, 422, "script_args"),
+        ({"script_name": "loopback", "init_images": [INIT, INIT], "batch_size": 2}, 422, "init_images"),
+        ({"script_name": "sd upscale", "script_args": ["", 8, "nope"]}, 422, "script_args[2]"),
+        ({"script_name": "sd upscale", "script_args": ["", 8, 7]}, 422, "script_args[2]"),
+        ({"script_name": "sd upscale", "script_args": ["", 8, "None", 0]}, 422, "script_args[3]"),
+        ({"script_name": "sd upscale", "script_args": ["", 64]}, 422, "request"),  # tiles of 64
+        ({"script_name": "sd upscale", "script_args": ["", 8], "mask": MASK}, 422, "mask"),
         ({"alwayson_scripts": {"soft inpainting": {"args": [True] * 9}}}, 422, "alwayson_scripts.soft inpainting.args"),
         ({"override_settings": {"sd_model_checkpoint": "nope"}}, 404, "override_settings.sd_model_checkpoint"),
     ],

@@ -31,10 +31,10 @@ def test_styles_are_those_of_the_users_file(serve, tmp_path):
 def test_scripts_are_those_that_are_here(quick):
     assert get(quick, "scripts") == {
         "txt2img": ["extra options", "refiner", "sampler", "seed"],
-        "img2img": ["extra options", "soft inpainting", "refiner", "sampler", "seed"],
+        "img2img": ["extra options", "soft inpainting", "refiner", "sampler", "seed", "loopback", "sd upscale"],
     }
     info = get(quick, "script-info")
-    assert len(info) == 9 and all(set(one) == {"name", "is_alwayson", "is_img2img", "args"} for one in info)
+    assert len(info) == 11 and all(set(one) == {"name", "is_alwayson", "is_img2img", "args"} for one in info)
 
 
 def test_face_restorers_are_not_here_yet(quick):
