@@ -35,6 +35,7 @@ from modules.generation.rig import Rig
 from modules.generation.shelf import Shelf
 from modules.generation.skipping import Skipping
 from modules.generation.steps import Span, spans
+from modules.imaging.resize import Upscale, lanczos
 from modules.library.vaes import VaeFile
 from modules.prompt.schedule import Timeline
 from modules.runtime.version import VERSION
@@ -123,7 +124,8 @@ class BatchRun:
         self.vae = self.rig.at_work.vae
         start = None
         if request.init:
-            self.initial = prepare(request, self.batch, self.rig.model, settings, self.shelf.picture)
+            self.initial = prepare(request, self.batch, self.rig.model, settings, self.shelf.picture, self.upscale())
+            self.warnings |= dict.fromkeys([self.initial.note] if self.initial.note else [])
             start = Start(
                 self.initial.latent,
                 self.initial.blend,
@@ -138,6 +140,12 @@ class BatchRun:
         guide = self.guide_of(prompts, negatives, timeline, scale, size, calls, second=False)
         latents = self.walked(info, request.schedule, self.spans[0], size, guide, start)
         return self.initial.settled(latents) if self.initial else latents
+
+    def upscale(self) -> Upscale:
+        """For init images that are smaller than the picture."""
+        settings = self.settings
+        name = settings.upscaler_for_img2img
+        return self.shelf.upscaler(name, settings) if name else lanczos
 
     def second_pass(self, latents: Tensor) -> Tensor:
         request, hires, sizes, settings = self.request, self.request.hires, self.sizes, self.settings

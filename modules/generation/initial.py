@@ -19,8 +19,8 @@ from modules.generation.plan import ImagePlan
 from modules.generation.request import RESIZE_MODES, GenerationRequest, Init, Mask
 from modules.imaging.colours import corrected
 from modules.imaging.inpainting import Inpainting, inpainting, masked_part, overlaid
-from modules.imaging.masks import prepared_mask
-from modules.imaging.resize import resize_image
+from modules.imaging.masks import fit_mask, prepared_mask
+from modules.imaging.resize import Upscale, lanczos, resize_image
 from modules.imaging.soft_inpaint import SoftInpainting, soft_overlay
 from modules.imaging.transparency import flatten
 from modules.settings.schema import Settings
@@ -39,6 +39,7 @@ class Initial:
     painting: Inpainting | None = None
     latent_mask: Tensor | None = None  # (1, 1, h, w): 1 where the picture is new
     soft: SoftInpainting | None = None
+    note: str | None = None  # a sentence for the user
 
     @property
     def blend(self) -> Blend | None:
@@ -68,6 +69,7 @@ def prepare(
     model: Model,
     settings: Settings,
     picture: Callable[[str], Image.Image],
+    upscale: Upscale = lanczos,
 ) -> Initial:
     """Raises ValueError when a picture is gone."""
     init = request.init
@@ -75,13 +77,15 @@ def prepare(
     size = (request.width, request.height)
     ids = init.images if len(init.images) > 1 else init.images * len(batch)
     originals = [flatten(picture(id), settings.img2img_background_color) for id in dict.fromkeys(ids)]
-    painting = painting_of(init.mask, init, size, originals[0].size, picture) if init.mask else None
+    painting, note = None, None
+    if init.mask:
+        painting, note = painting_of(init.mask, init, size, originals[0].size, picture, upscale)
     if painting and init.mask:
         sources = [painting.source(original, init.mask.content) for original in originals]
     elif init.resize_mode == LATENT_UPSCALE:
         sources = originals
     else:
-        sources = [resize_image(init.resize_mode, original, *size) for original in originals]
+        sources = [resize_image(init.resize_mode, original, *size, upscale) for original in originals]
     order = [list(dict.fromkeys(ids)).index(ids[image.index % len(ids)]) for image in batch]
     latent = encoded(model, [sources[i] for i in order], [image.seed for image in batch])
     cells = (request.height // model.latent.factor, request.width // model.latent.factor)
@@ -98,18 +102,25 @@ def prepare(
         painting,
         mask,
         soft,
+        note,
     )
 
 
 def painting_of(
-    mask: Mask, init: Init, size: tuple[int, int], original: tuple[int, int], picture: Callable[[str], Image.Image]
-) -> Inpainting | None:
-    """None: the mask is black, and nothing of it counts."""
-    image = picture(mask.image)
-    if image.size != original:  # A1111 stretches it, so that a mask drawn on a smaller copy fits
-        image = image.resize(original, Image.Resampling.LANCZOS)
+    mask: Mask,
+    init: Init,
+    size: tuple[int, int],
+    original: tuple[int, int],
+    picture: Callable[[str], Image.Image],
+    upscale: Upscale,
+) -> tuple[Inpainting | None, str | None]:
+    """None: the mask is black, and nothing of it counts; and a sentence if it had to be resized. Raises MaskError."""
+    image, note = fit_mask(picture(mask.image), original)
     prepared = prepared_mask(image, rounded=mask.round, invert=mask.invert, blur_x=mask.blur_x, blur_y=mask.blur_y)
-    return inpainting(prepared, size, init.resize_mode, only_masked=mask.only_masked, padding=mask.padding)
+    found = inpainting(
+        prepared, size, init.resize_mode, only_masked=mask.only_masked, padding=mask.padding, upscale=upscale
+    )
+    return found, note
 
 
 def latent_mask_of(painting: Inpainting, mask: Mask, soft: bool, model: Model) -> Tensor:

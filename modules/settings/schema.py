@@ -311,7 +311,7 @@ class Upscaling(Section):
     )
     ESRGAN_tile_overlap: int = setting(8, "Overlap of these tiles in pixels.", ge=0, le=48, step=1)
     upscaler_for_img2img: str | None = setting(
-        None, "Upscaler for init images that are smaller than the picture. Empty: Lanczos.", effective=False
+        None, "Upscaler for init images that are smaller than the picture. Empty: Lanczos."
     )
 
 

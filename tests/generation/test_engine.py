@@ -200,8 +200,8 @@ def test_an_unknown_upscaler_fails_with_its_name(tiny_model: Any, checkpoint: Ch
 
 def test_img2img_of_a_size_that_is_not_the_requests(tiny_model: Any, checkpoint: Checkpoint) -> None:
     picture = Image.new("RGBA", (50, 41), (200, 10, 10, 128))
-    mask = Image.new("L", (10, 10))
-    mask.paste(255, (2, 2, 6, 6))
+    mask = Image.new("L", (25, 20))
+    mask.paste(255, (5, 4, 15, 12))
     shelf = replace(Shelf.of(tiny_model, checkpoint), picture={"a" * 64: picture, "b" * 64: mask}.__getitem__)
     for mode in RESIZE_MODES:
         wanted = request(init=Init(images=("a" * 64,), resize_mode=mode))
@@ -229,3 +229,38 @@ def test_nothing_keeps_a_model_when_the_refiner_takes_over(checkpoint: Checkpoin
     settings = Settings().with_overrides({"hires_fix_refiner_pass": "both passes"})
     assert len(list(generate(plan(wanted), Shelf(load, names.__getitem__), settings, lambda progress: None))) == 1
     assert len(alive) == 4
+
+
+def test_masks_of_another_size_are_told_and_of_other_proportions_refused(
+    tiny_model: Any, checkpoint: Checkpoint
+) -> None:
+    pictures = {"a" * 64: Image.new("RGB", (64, 64)), "b" * 64: Image.new("L", (32, 32), 255)}
+    shelf = replace(Shelf.of(tiny_model, checkpoint), picture=pictures.__getitem__)
+    wanted = request(steps=1, init=Init(images=("a" * 64,), mask=Mask(image="b" * 64)))
+    (made,) = generate(plan(wanted), shelf, Settings(), lambda progress: None)
+    assert made.warnings == ("the mask is 32×32, its picture 64×64: the mask was resized",)
+    pictures["b" * 64] = Image.new("L", (32, 64), 255)
+    with pytest.raises(ValueError, match="draw the mask on a picture of the same proportions"):
+        list(generate(plan(wanted), shelf, Settings(), lambda progress: None))
+
+
+def test_small_init_images_are_enlarged_by_the_upscaler_of_the_settings(
+    tiny_model: Any, checkpoint: Checkpoint
+) -> None:
+    asked: list[str] = []
+
+    def upscaler(name: str, settings: Settings) -> Any:
+        asked.append(name)
+        return lambda image, width, height: Image.new("RGB", (width, height), "red")
+
+    shelf = replace(Shelf.of(tiny_model, checkpoint), upscaler=upscaler, picture=lambda id: Image.new("RGB", (32, 32)))
+    wanted = request(init=Init(images=("a" * 64,), denoising_strength=0))
+    settings = Settings().with_overrides({"upscaler_for_img2img": "Lanczos", "img2img_fix_steps": True})
+    (red,) = generate(plan(wanted), shelf, settings, lambda progress: None)
+    (black,) = generate(
+        plan(wanted),
+        replace(shelf, upscaler=None),
+        Settings().with_overrides({"img2img_fix_steps": True}),
+        lambda p: None,
+    )
+    assert asked == ["Lanczos"] and np.abs(pixels(red).astype(int) - pixels(black).astype(int)).max() > 0
