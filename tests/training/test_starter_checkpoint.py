@@ -11,6 +11,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors import safe_open
 from torch.testing import assert_close
 
+from modules.families.family import TextOptions
+from tools.starter.drawing import load
 from tools.starter.export import LIMIT, PREVIEW_LIMIT, load_exported
 from tools.starter.ldm import from_ldm, to_ldm
 from tools.starter.sampling import decode, encode_prompts, sample_latents
@@ -116,6 +118,19 @@ def test_diffusers_draws_the_same_picture(networks, tokenizer, tmp_path: Path) -
     ).images
     ours = decode(vae, sample_latents(unet, text, tokenizer, ["red apple"], seed=3, cfg_scale=5.0))
     assert np.abs(theirs[0] - ours[0] / 255).max() < 0.02
+
+    model = load(STARTER)  # the product's own loader and text encoder
+    parts = model.components
+    z = sample_latents(
+        parts["unet"],
+        parts["text_encoder"],
+        tokenizer,
+        ["red apple"],
+        seed=3,
+        cfg_scale=5.0,
+        encode=lambda prompts: model.encode(list(prompts), TextOptions()).cross,
+    )
+    assert np.abs(theirs[0] - model.decode(z)[0].permute(1, 2, 0).numpy()).max() < 0.02
 
 
 @torch.no_grad()

@@ -11,9 +11,11 @@ import torch
 from torch.testing import assert_close
 
 from tools.starter.artwork import Concept, Drawing
-from tools.starter.captions import caption, with_telling_tags
-from tools.starter.latents import LIFT_FROM, composite, load_latents, whiten
+from tools.starter.captions import caption, load_synonyms, with_telling_tags
+from tools.starter.chinese import byte_tokens, distinguish_bytes, sentence_pair
+from tools.starter.latents import CELLS, LARGER, LIFT_FROM, composite, larger_exist, load_latents, whiten
 from tools.starter.networks import SCALE, TextSizes, UNetSizes, VaeSizes, make_text_encoder, make_unet, make_vae
+from tools.starter.polish import Polishing, polish_vae
 from tools.starter.runstate import Plan, generators, load_state, save_state
 from tools.starter.unet import UNetTraining, sample_weights, train_unet
 
@@ -21,8 +23,8 @@ TOKENIZER = Path(__file__).parents[2] / "modules" / "families" / "configs" / "sd
 CPU = torch.device("cpu")
 
 
-def concept(name: str, *tags: str) -> Concept:
-    return Concept(name, name, "food-drink", "food-fruit", tags, "", ())
+def concept(name: str, *tags: str, zh: str = "", tags_zh: tuple[str, ...] = ()) -> Concept:
+    return Concept(name, name, "food-drink", "food-fruit", tags, zh, tags_zh)
 
 
 @pytest.fixture
@@ -146,3 +148,62 @@ def test_captions_name_the_thing_the_style_and_the_background() -> None:
 def test_keywords_of_many_concepts_are_dropped() -> None:
     drawings = [Drawing("noto", concept(f"fruit {k}", "food", f"only {k}")) for k in range(5)]
     assert [drawing.concept.tags for drawing in with_telling_tags(drawings)] == [(f"only {k}",) for k in range(5)]
+
+
+def test_synonyms_come_first_even_if_many_concepts_have_the_word() -> None:
+    cars = [Drawing("noto", concept(name, "car")) for name in ("automobile", "taxi", "limousine", "railcar", "lorry")]
+    told = {drawing.concept.name: drawing.concept.tags for drawing in with_telling_tags(cars)}
+    assert told["automobile"][:2] == ("car", "auto") == load_synonyms()["automobile"]
+    assert told["limousine"] == ()
+
+
+def test_captions_in_chinese_name_the_thing_the_style_and_the_background() -> None:
+    rng = np.random.default_rng(0)
+    apple = concept("apple", "fruit", zh="苹果", tags_zh=("水果",))
+    said = [caption(Drawing("3d", apple), "blue", rng, chinese=1.0) for _ in range(200)]
+    assert all("苹果" in words or "水果" in words for words in said)
+    assert all("蓝色" in words and ("3D" in words or "立体" in words) for words in said)
+    mixed = [caption(Drawing("noto", apple), "white", rng, chinese=0.25) for _ in range(400)]
+    assert 60 < sum(not words.isascii() for words in mixed) < 140
+    english, chinese = sentence_pair(apple, ["noto", "3d"], rng)
+    assert english.isascii() and "apple" in english and not chinese.isascii()
+
+
+def test_bytes_get_embeddings_of_their_own_once(run: Path) -> None:
+    foreign = byte_tokens(run)
+    assert foreign[:68].sum() == 0 and foreign[150:188].all()  # the first of the vocabulary are ASCII's letters
+    words = torch.zeros(49408, 32)
+    distinguish_bytes(words, foreign, seed=0)
+    assert words[foreign > 0].std() > 0.04 and not words[foreign == 0].any()
+    learnt = words.clone()
+    distinguish_bytes(words, foreign, seed=1)
+    assert torch.equal(words, learnt)
+
+
+def test_larger_latents_are_trained_on_too(run: Path) -> None:
+    assert not larger_exist(run)
+    for cells in LARGER:
+        np.save(run / "latents" / f"z-{cells}.npy", np.zeros((1, 4, cells, cells), np.float16))
+        (run / "latents" / f"z-{cells}.json").write_text(json.dumps([(0, "white")]))
+    assert larger_exist(run)
+    assert [load_latents(run, cells).z.shape[-1] for cells in (CELLS, *LARGER)] == [CELLS, *LARGER]
+    torch.manual_seed(0)
+    text = make_text_encoder(TextSizes(hidden=32, layers=1, heads=2, intermediate=64))
+    unet = make_unet(UNetSizes(channels=(32, 64), attention=(False, True), heads=2), context=32)
+    training = UNetTraining(Plan(0.02, 1e-3, warm_up=2), batch_size=4, seed=0, larger=1.0)
+    train_unet(run, training, unet, text, CPU)
+    state = load_state(run / "unet" / "state.pt")
+    assert state is not None and state["samples"] == state["step"]  # one large picture instead of four
+
+
+def test_polishing_goes_on_and_keeps_to_the_latents(run: Path) -> None:
+    train_a_little(run, minutes=0.01)
+    torch.manual_seed(0)
+    make_vae(VaeSizes(channels=(32, 32, 32, 32))).save_pretrained(run / "latents" / "vae")
+    before = np.load(run / "latents" / "z.npy")
+    for minutes, redrawn in ((0.02, 1.0), (0.06, 0.5)):
+        polish_vae(run, Polishing(Plan(minutes, 1e-3), seed=0, batch_size=2, redrawn=redrawn), CPU)
+    state = load_state(run / "polish" / "state.pt")
+    assert state is not None and state["step"] > 1 and state["elapsed_s"] >= 0.06 * 60
+    assert (run / "polish" / "vae" / "config.json").exists()
+    assert np.array_equal(np.load(run / "latents" / "z.npy"), before)

@@ -5,6 +5,7 @@ drawing's caption and with none: a network that ignores its prompt has the same 
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from modules.training.objective import q_sample, scaled_linear_alphas_bar
 from tools.starter.captions import DEFAULT_STYLE, WHITE
+from tools.starter.drawing import draw_all, load
 from tools.starter.export import load_exported
 from tools.starter.latents import Latents, load_latents
-from tools.starter.sampling import PROMPTS, decode, encode_prompts, sample_latents
+from tools.starter.sampling import encode_prompts
 from tools.starter.text import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -34,22 +36,19 @@ class CaptionLoss:
     empty: float
 
 
-def contact_sheet(checkpoint: Path, run: Path, prompts: list[str], file: Path, seed: int, cfg_scale: float) -> None:
-    unet, vae, text = load_exported(checkpoint)
-    tokenizer = load_tokenizer(run)
-    columns, cell, line = 10, 128, 14  # pixels
+def contact_sheet(checkpoint: Path, prompts: Sequence[str], file: Path, seed: int, cfg_scale: float) -> None:
+    """One picture of each prompt, drawn as the product draws it, with the prompt below; .webp or .png."""
+    columns, cell, line = 10, 112, 14  # pixels
     rows = -(-len(prompts) // columns)
-    sheet = Image.new("RGB", (columns * (cell + 2), rows * (cell + line)), "white")
+    pictures = draw_all(load(checkpoint), prompts, [seed] * len(prompts), cfg_scale=cfg_scale)
+    sheet = Image.new("RGB", (columns * (cell + 4), rows * (cell + line)), "white")
     draw = ImageDraw.Draw(sheet)
-    for start in range(0, len(prompts), columns):
-        row = prompts[start : start + columns]
-        z = sample_latents(unet, text, tokenizer, row, cfg_scale=cfg_scale, seed=seed + start)
-        for k, picture in enumerate(decode(vae, z)):
-            left, top = k * (cell + 2), start // columns * (cell + line)
-            sheet.paste(Image.fromarray(picture), (left, top))
-            draw.text((left + 2, top + cell), row[k][:24], fill="black")
+    for k, picture in enumerate(pictures):
+        left, top = k % columns * (cell + 4), k // columns * (cell + line)
+        sheet.paste(Image.fromarray(picture).resize((cell, cell), Image.Resampling.LANCZOS), (left, top))
+        draw.text((left + 2, top + cell), prompts[k][:21], fill="black")
     file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
+    sheet.save(file, quality=82)
     log.info("%d pictures in %s", len(prompts), file)
 
 
@@ -78,8 +77,8 @@ def caption_losses(
     return results
 
 
-def report(checkpoint: Path, run: Path, prompts: list[str], file: Path, seed: int = 0, cfg_scale: float = 5.0) -> None:
-    contact_sheet(checkpoint, run, prompts, file, seed, cfg_scale)
+def report(checkpoint: Path, run: Path, prompts: Sequence[str], file: Path, seed: int = 0, cfg: float = 5.0) -> None:
+    contact_sheet(checkpoint, prompts, file, seed, cfg)
     unet, _, text = load_exported(checkpoint)
     for loss in caption_losses(unet, text, load_tokenizer(run), load_latents(run)):
         log.info(
@@ -90,12 +89,3 @@ def report(checkpoint: Path, run: Path, prompts: list[str], file: Path, seed: in
             loss.empty,
             loss.wrong / loss.right,
         )
-
-
-def chosen_prompts(words: list[str], count: int, seed: int) -> list[str]:
-    """The fixed prompts of training, then random words of the list, one in four with a style or a background."""
-    rng = np.random.default_rng(seed)
-    others = [word for word in words if word not in PROMPTS]
-    drawn = [str(word) for word in rng.permutation(others)[: max(0, count - len(PROMPTS))]]
-    extras = (", 3d style", " on a blue background", ", yellow background")
-    return [*PROMPTS, *(word + (extras[k // 4 % 3] if k % 4 == 3 else "") for k, word in enumerate(drawn))][:count]

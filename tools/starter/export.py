@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LIMIT = 45 * 2**20  # bytes
 PREVIEW_LIMIT = 60 * 1000  # bytes
+WORDS_LAST = ("objects", "smileys-emotion")  # groups at the end of the list of words
 CARD = ("red apple", "sailboat", "house with garden", "rocket")
 
 _UNET_FIELDS = (
@@ -86,7 +87,10 @@ def export(run: Path, models: Path) -> None:
     log.info("%s: %d tensors, %.1f MiB", file.name, len(weights), size / 2**20)
 
     (models / "starter.yaml").write_text(yaml_config(config))
-    words = dict.fromkeys(drawing.concept.name for drawing in drawings if drawing.style == DEFAULT_STYLE)
+    drawn = [drawing.concept for drawing in drawings if drawing.style == DEFAULT_STYLE]
+    # the plainest things first, faces last
+    drawn.sort(key=lambda concept: WORDS_LAST.index(concept.group) if concept.group in WORDS_LAST else -1)
+    words = dict.fromkeys([concept.name for concept in drawn] + [c.name_zh for c in drawn if c.name_zh])
     (models / "starter.words.txt").write_text("\n".join(words) + "\n", "utf-8")
     (models / "starter.LICENSES.md").write_text(attributions(styles), "utf-8")
     z = sample_latents(unet, text, load_tokenizer(run), CARD)

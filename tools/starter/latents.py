@@ -81,13 +81,18 @@ def make_larger_latents(run: Path, device: torch.device) -> None:
 def load_latents(run: Path, cells: int = CELLS) -> Latents:
     _, drawings = load_artwork(run)
     drawings = with_telling_tags(drawings)
-    file = _file(run, cells)
-    index = json.loads((file.parent / "index.json" if cells == CELLS else file.with_suffix(".json")).read_text())
+    index = load_index(run, cells)
     return Latents(
-        z=torch.from_numpy(np.load(file)).float(),
+        z=torch.from_numpy(np.load(_file(run, cells))).float(),
         drawings=[drawings[number] for number, _ in index],
         backgrounds=[background for _, background in index],
     )
+
+
+def load_index(run: Path, cells: int = CELLS) -> list[tuple[int, str]]:
+    """Of each latent: the number of its drawing, and the background."""
+    file = run / "latents" / "index.json" if cells == CELLS else _file(run, cells).with_suffix(".json")
+    return [(number, background) for number, background in json.loads(file.read_text())]
 
 
 def larger_exist(run: Path) -> bool:

@@ -52,7 +52,8 @@ def parse() -> argparse.Namespace:
     option("--batch", type=int, default=16, help="of the UNet's training")
     option("--rate", type=float, default=1e-3, help="learning rate of the UNet")
     option("--seed", type=int, default=0)
-    option("--sheet-prompts", nargs="+", metavar="PROMPT", help="instead of 60 from the list")
+    option("--sheet", type=Path, default=ROOT / "docs" / "images" / "starter.webp", help="file of the contact sheet")
+    option("--sheet-prompts", nargs="+", metavar="PROMPT", help="instead of those in prompts.txt")
     option("--sheet-seed", type=int, default=0)
     option("--sheet-cfg", type=float, default=5.0)
     option("--device", default="auto", help="cpu, cuda or auto")
@@ -163,13 +164,12 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
             checkpoint = options.models / "starter.safetensors"
             make_inversion(run, checkpoint, options.models.parent / "embeddings", plan, seed, device)
         case "sheet":
-            from tools.starter.evaluate import chosen_prompts, report
+            from tools.starter.evaluate import report
+            from tools.starter.judge import PROMPTS_FILE, load_prompts
 
             checkpoint = options.models / "starter.safetensors"
-            words = checkpoint.with_suffix(".words.txt").read_text("utf-8").split("\n")[:-1]
-            prompts = options.sheet_prompts or chosen_prompts(words, 60, options.sheet_seed)
-            file = run / "sheets" / f"sheet-{options.sheet_seed}-cfg{options.sheet_cfg:g}.png"
-            report(checkpoint, run, prompts, file, options.sheet_seed, options.sheet_cfg)
+            prompts = options.sheet_prompts or [prompt for prompt, _ in load_prompts(PROMPTS_FILE)]
+            report(checkpoint, run, prompts, options.sheet, options.sheet_seed, options.sheet_cfg)
 
 
 if __name__ == "__main__":

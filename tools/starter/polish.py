@@ -1,25 +1,31 @@
 """Stage polish: a sharper VAE around latents that stay as they are, so that the UNet need not learn anew.
 
-The decoder learns to paint the pictures from the cached latents, the encoder to find these latents. The run lives in
-`polish/`, resumable like the others; `polish/vae` holds the averaged weights.
+The decoder learns to paint the pictures from the cached latents, and from what the UNet makes of them when it draws: a
+small UNet leaves specks and smears in its latents, and the decoder can learn how these look and what belongs there. The
+encoder learns to find the cached latents. The run lives in `polish/`, resumable like the others; `polish/vae` holds the
+averaged weights.
 """
 
-import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from modules.training.objective import EMA
+from modules.training.objective import EMA, q_sample, scaled_linear_alphas_bar
 from tools.starter.artwork import load_artwork
-from tools.starter.latents import composite
-from tools.starter.networks import SCALE
+from tools.starter.captions import caption
+from tools.starter.latents import composite, load_index, load_latents
+from tools.starter.networks import SCALE, use_fast_attention
 from tools.starter.runstate import Plan, generators, load_state, save_state
+from tools.starter.sampling import encode_prompts
+from tools.starter.text import load_tokenizer
 from tools.starter.vae import as_images, peak_signal_to_noise, picture_loss
 
 log = logging.getLogger(__name__)
@@ -31,17 +37,55 @@ class Polishing:
     seed: int
     batch_size: int = 4
     noise: float = 0.12  # deviation of what is added to the latents: the UNet's are not perfect either
-    encoder_every: int = 4  # steps; the encoder has less to learn
+    encoder_every: int = 6  # steps; the encoder has less to learn
+    redrawn: float = 0.6  # part of the steps on latents that the UNet has drawn again, 0-1
+    redraw_from: tuple[int, int] = (150, 500)  # timesteps to which these are noised: later ones show another picture
+    redraw_steps: int = 4
+    redraw_cfg: float = 4.0
     save_every_s: float = 180
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Unfinished latents become finished ones again, as in drawing: DDIM with guidance, in few steps."""
+
+    unet: UNet2DConditionModel
+    text: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    alphas_bar: Tensor
+
+    @torch.no_grad()
+    def redraw(self, z: Tensor, noise: Tensor, captions: Sequence[str], start: int, steps: int, cfg: float) -> Tensor:
+        """z, noise: (B, 4, h, w) -> what the UNet makes of z, noised to timestep `start`."""
+        count = len(z)
+        context = encode_prompts(self.text, self.tokenizer, [""] * count + list(captions))
+        times = [round(start * (steps - k) / steps) for k in range(steps + 1)]
+        x = q_sample(z, torch.full((count,), start, device=z.device), noise, self.alphas_bar)
+        for t, t_next in zip(times, times[1:], strict=False):
+            a, a_next = self.alphas_bar[t], self.alphas_bar[t_next]
+            both = self.unet(torch.cat([x, x]), torch.full((2 * count,), t, device=z.device), context).sample
+            uncond, cond = both.float().chunk(2)
+            epsilon = uncond + cfg * (cond - uncond)
+            x0 = (x - (1 - a).sqrt() * epsilon) / a.sqrt()
+            x = a_next.sqrt() * x0 + (1 - a_next).sqrt() * epsilon
+        return x0
+
+
+def load_painter(run: Path, device: torch.device) -> Painter:
+    unet = UNet2DConditionModel.from_pretrained(run / "unet" / "unet").to(device).eval()
+    text = CLIPTextModel.from_pretrained(run / "unet" / "text_encoder").to(device).eval()
+    use_fast_attention(unet, text, device)
+    return Painter(unet, text, load_tokenizer(run), scaled_linear_alphas_bar().to(device))
 
 
 def polish_vae(run: Path, polishing: Polishing, device: torch.device) -> None:
     folder = run / "polish"
     folder.mkdir(exist_ok=True)
     artwork, _ = load_artwork(run)
-    z = torch.from_numpy(np.load(run / "latents" / "z.npy")).float()  # (N, 4, 16, 16)
-    index: list[tuple[int, str]] = json.loads((run / "latents" / "index.json").read_text())
+    latents = load_latents(run)
+    z, index = latents.z, load_index(run)
     checked = np.linspace(0, len(index) - 1, 24).astype(int)  # spread over styles and backgrounds; also trained on
+    painter = load_painter(run, device)
 
     vae = AutoencoderKL.from_pretrained(run / "latents" / "vae").to(device).train()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=polishing.plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -71,10 +115,16 @@ def polish_vae(run: Path, polishing: Polishing, device: torch.device) -> None:
         wanted = z[torch.from_numpy(picked)].to(device)  # (B, 4, 16, 16)
         for group in optimizer.param_groups:
             group["lr"] = polishing.plan.rate * polishing.plan.factor(step, elapsed_s)
-        noise = polishing.noise * torch.randn(wanted.shape, generator=generator).to(device)
+        noise = torch.randn(wanted.shape, generator=generator).to(device)
         finding = step % polishing.encoder_every == 0
         with torch.autocast(device.type, torch.bfloat16):
-            y = vae.decode((wanted + noise) / SCALE).sample.float()
+            if rng.random() < polishing.redrawn:
+                said = [caption(latents.drawings[k], latents.backgrounds[k], rng) for k in picked]
+                start = int(rng.integers(*polishing.redraw_from))
+                given = painter.redraw(wanted, noise, said, start, polishing.redraw_steps, polishing.redraw_cfg)
+            else:
+                given = wanted + polishing.noise * noise
+            y = vae.decode(given / SCALE).sample.float()
             loss = picture_loss(x, y)
             if finding:
                 found = vae.encode(x).latent_dist.mean.float() * SCALE
