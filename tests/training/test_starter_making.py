@@ -13,10 +13,12 @@ from torch.testing import assert_close
 from tools.starter.artwork import Concept, Drawing
 from tools.starter.captions import caption, load_synonyms, with_telling_tags
 from tools.starter.chinese import byte_tokens, distinguish_bytes, sentence_pair
+from tools.starter.hearing import hearing
 from tools.starter.latents import CELLS, LARGER, LIFT_FROM, composite, larger_exist, load_latents, whiten
 from tools.starter.networks import SCALE, TextSizes, UNetSizes, VaeSizes, make_text_encoder, make_unet, make_vae
 from tools.starter.polish import Polishing, polish_vae
 from tools.starter.runstate import Plan, generators, load_state, save_state
+from tools.starter.text import load_tokenizer
 from tools.starter.unet import UNetTraining, sample_weights, train_unet
 
 TOKENIZER = Path(__file__).parents[2] / "modules" / "families" / "configs" / "sd1" / "tokenizer"
@@ -207,3 +209,12 @@ def test_polishing_goes_on_and_keeps_to_the_latents(run: Path) -> None:
     assert state is not None and state["step"] > 1 and state["elapsed_s"] >= 0.06 * 60
     assert (run / "polish" / "vae" / "config.json").exists()
     assert np.array_equal(np.load(run / "latents" / "z.npy"), before)
+
+
+def test_an_untrained_unet_hears_no_word(run: Path) -> None:
+    torch.manual_seed(0)
+    text = make_text_encoder(TextSizes(hidden=32, layers=1, heads=2, intermediate=64)).eval()
+    unet = make_unet(UNetSizes(channels=(32, 64), attention=(False, True), heads=2), context=32).eval()
+    found = hearing(unet, text, load_tokenizer(run), load_latents(run))
+    assert set(found) == {"pear", "fig"}
+    assert all(0.8 < ratio < 1.25 for ratio in found.values())

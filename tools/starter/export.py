@@ -15,7 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from tools.starter.artwork import load_artwork
 from tools.starter.captions import DEFAULT_STYLE
-from tools.starter.latents import composite
+from tools.starter.hearing import hearing
+from tools.starter.latents import composite, load_latents
 from tools.starter.ldm import Weights, from_ldm, to_ldm
 from tools.starter.networks import SCALE
 from tools.starter.sampling import decode, sample_latents, tile
@@ -25,6 +26,7 @@ from tools.starter.text import load_tokenizer
 log = logging.getLogger(__name__)
 
 LIMIT = 45 * 2**20  # bytes
+HEARD = 2.0  # how many times larger the loss with another's name must be, for a word to be offered
 PREVIEW_LIMIT = 60 * 1000  # bytes
 WORDS_LAST = ("objects", "smileys-emotion")  # groups at the end of the list of words
 CARD = ("red apple", "sailboat", "house with garden", "rocket")
@@ -87,10 +89,12 @@ def export(run: Path, models: Path) -> None:
     log.info("%s: %d tensors, %.1f MiB", file.name, len(weights), size / 2**20)
 
     (models / "starter.yaml").write_text(yaml_config(config))
-    drawn = [drawing.concept for drawing in drawings if drawing.style == DEFAULT_STYLE]
+    heard = hearing(unet, text, load_tokenizer(run), load_latents(run))
+    drawn = [d.concept for d in drawings if d.style == DEFAULT_STYLE and heard[d.concept.name] >= HEARD]
+    log.info("%d of %d words are drawn well enough to be offered", len(drawn), len(heard))
     # the plainest things first, faces last
     drawn.sort(key=lambda concept: WORDS_LAST.index(concept.group) if concept.group in WORDS_LAST else -1)
-    words = dict.fromkeys([concept.name for concept in drawn] + [c.name_zh for c in drawn if c.name_zh])
+    words = dict.fromkeys([concept.name for concept in drawn] + [c.name_zh for c in drawn if not c.name_zh.isascii()])
     (models / "starter.words.txt").write_text("\n".join(words) + "\n", "utf-8")
     (models / "starter.LICENSES.md").write_text(attributions(styles), "utf-8")
     z = sample_latents(unet, text, load_tokenizer(run), CARD)
