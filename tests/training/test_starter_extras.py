@@ -34,7 +34,7 @@ def test_a_lora_file_does_in_the_product_what_it_was_trained_as(model: Model, tm
     unet = model.components["unet"]
     adapter = make_adapter(unet, RANK, alpha=RANK)
     for number, (_, part) in enumerate(adapter.items()):
-        torch.nn.init.normal_(part.up.weight, std=0.02, generator=torch.Generator().manual_seed(number))
+        torch.nn.init.normal_(part.up.weight, std=0.3, generator=torch.Generator().manual_seed(number))
     file = tmp_path / "style.safetensors"
     save_file(kohya_weights(adapter), file, metadata=kohya_metadata(adapter, {"ss_output_name": "style"}))
     assert file.stat().st_size <= LORA_LIMIT
@@ -52,8 +52,8 @@ def test_a_lora_file_does_in_the_product_what_it_was_trained_as(model: Model, tm
     with applied(model, [Network(network_file("lora", file), "style")]) as report:
         found = predicted()
     assert report.warnings == []
-    assert (trained - plain).abs().mean() > 0.05
-    assert_close(found, trained, atol=0.02, rtol=0.02)  # the file is fp16
+    assert (trained - plain).abs().mean() > 0.03
+    assert_close(found, trained, atol=5e-3, rtol=5e-3)  # the file is fp16
     assert_close(dict(unet.state_dict()), before, atol=0, rtol=0)
 
 
