@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
     option("--rate", type=float, default=1e-3, help="learning rate of the UNet")
     option("--seed", type=int, default=0)
     option("--sheet", type=Path, default=ROOT / "docs" / "images" / "starter.webp", help="file of the contact sheet")
-    option("--sheet-prompts", nargs="+", metavar="PROMPT", help="instead of those in prompts.txt")
+    option("--sheet-prompts", nargs="+", metavar="PROMPT", help="instead of the first 60 of prompts.txt that it was taught")
     option("--sheet-seed", type=int, default=0)
     option("--sheet-cfg", type=float, default=5.0)
     option("--device", default="auto", help="cpu, cuda or auto")
@@ -168,7 +168,9 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
             from tools.starter.judge import PROMPTS_FILE, load_prompts
 
             checkpoint = options.models / "starter.safetensors"
-            prompts = options.sheet_prompts or [prompt for prompt, _ in load_prompts(PROMPTS_FILE)]
+            words = set(checkpoint.with_suffix(".words.txt").read_text("utf-8").splitlines())
+            taught = [prompt for prompt, concept in load_prompts(PROMPTS_FILE) if concept in words]
+            prompts = options.sheet_prompts or taught[:60]
             report(checkpoint, run, prompts, options.sheet, options.sheet_seed, options.sheet_cfg)
 
 
