@@ -53,7 +53,9 @@ def parse() -> argparse.Namespace:
     option("--rate", type=float, default=1e-3, help="learning rate of the UNet")
     option("--seed", type=int, default=0)
     option("--sheet", type=Path, default=ROOT / "docs" / "images" / "starter.webp", help="file of the contact sheet")
-    option("--sheet-prompts", nargs="+", metavar="PROMPT", help="instead of the first 60 of prompts.txt that it was taught")
+    option(
+        "--sheet-prompts", nargs="+", metavar="PROMPT", help="instead of the first 60 of prompts.txt that it was taught"
+    )
     option("--sheet-seed", type=int, default=0)
     option("--sheet-cfg", type=float, default=5.0)
     option("--device", default="auto", help="cpu, cuda or auto")
