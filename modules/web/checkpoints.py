@@ -3,7 +3,7 @@ made for and words that it knows, both read from files beside or in it."""
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from modules.library.header import Header, ModelFileError, read_header
+from modules.library.recommended import USUAL, family_of, recommended
 from modules.web.choices import checkpoints, selected, vaes
 from modules.web.filling import reply
 from modules.web.form import CHECKPOINTS, SAME, Form, sentence
@@ -36,31 +37,56 @@ def bind_checkpoint_choice(
 ) -> None:
     """The button looks for VAEs too, where the header shows them."""
     checkpoint = forms[0].fields["checkpoint"]
-    sizes = [form.fields[side] for form in forms for side in ("width", "height")]
-    checkpoint.input(_chooser(app), [checkpoint, *sizes], [answer, *sizes], **QUICK)
+    followers = [form.fields[name] for form in forms for name in FOLLOWERS]
+    checkpoint.input(_chooser(app), [checkpoint, *followers], [answer, *followers], **QUICK)
     others = [(name, form.fields[name]) for form in forms for name in CHECKPOINTS[1:] if name in form.fields]
     outputs = [checkpoint, *(component for _, component in others), *([vae] if vae else [])]
     refresh.click(_refresher(app, [name for name, _ in others], vae is not None), None, outputs, **QUICK)
 
 
-def default_size(app: "App") -> tuple[int, int]:
+@dataclass(frozen=True)
+class Defaults:
+    """What the boxes say before anybody has touched them."""
+
+    size: tuple[int, int] = USUAL_SIZE
+    sampling: tuple[str, str, int, float] = ("DPM++ 2M", "Automatic", 20, 7)  # sampler, schedule, steps, CFG scale
+
+
+def defaults(app: "App") -> Defaults:
     current = selected(app)
-    return size_of(current) if current else USUAL_SIZE
+    return defaults_of(current) if current else Defaults()
+
+
+def defaults_of(checkpoint: "Checkpoint") -> Defaults:
+    """As its kind wants it: LCM, Turbo and Lightning checkpoints make nothing good of the usual values."""
+    advice = recommended(checkpoint)
+    scale = int(advice.cfg_scale) if advice.cfg_scale.is_integer() else advice.cfg_scale
+    return Defaults(size_of(checkpoint), (advice.sampler, advice.schedule, advice.steps, scale))
+
+
+FOLLOWERS = ("width", "height", "sampler", "schedule", "steps", "cfg_scale")  # fields that follow the checkpoint
 
 
 def _chooser(app: "App") -> Callable[..., Any]:
-    def choose(title: str, *sizes: float) -> Any:
-        """A size that nobody touched follows the checkpoint; one that somebody chose stays."""
-        before = default_size(app)
+    def choose(title: str, *values: Any) -> Any:
+        """A size, and ways of sampling, that nobody touched follow the checkpoint; what somebody chose stays."""
+        before = defaults(app)
         try:
-            after = size_of(app.use_checkpoint(title))
+            after = defaults_of(app.use_checkpoint(title))
         except ValueError as error:  # it is gone since the list was made
-            return reply([sentence(str(error), "checkpoint")]), *[gr.skip()] * len(sizes)
-        pairs = zip(sizes[::2], sizes[1::2], strict=True)
-        followed = [side for pair in pairs for side in (after if pair == before else (gr.skip(), gr.skip()))]
-        return gr.skip(), *followed
+            return reply([sentence(str(error), "checkpoint")]), *[gr.skip()] * len(values)
+        count = len(FOLLOWERS)
+        forms = (values[i : i + count] for i in range(0, len(values), count))
+        return gr.skip(), *(value for form in forms for value in followed(form, before, after))
 
     return choose
+
+
+def followed(form: Sequence[Any], before: Defaults, after: Defaults) -> list[Any]:
+    """Of one tab, in the order of FOLLOWERS."""
+    size = after.size if tuple(form[:2]) == before.size else (gr.skip(), gr.skip())
+    sampling = after.sampling if tuple(form[2:]) == before.sampling else [gr.skip()] * 4
+    return [*size, *sampling]
 
 
 def _refresher(app: "App", others: list[str], with_vaes: bool) -> Callable[[], Any]:
@@ -81,11 +107,12 @@ def facts_of(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 def size_of(checkpoint: "Checkpoint") -> tuple[int, int]:
-    """The size that the checkpoint was trained for, where its metadata says so."""
+    """The size that the checkpoint was trained for: as its metadata say, or its family."""
     header = _header(checkpoint.path, checkpoint.mtime_ns)
     found = re.fullmatch(r"(\d{2,4})x(\d{2,4})", header.metadata.get("modelspec.resolution", "")) if header else None
     if not found:
-        return USUAL_SIZE
+        usual = USUAL[family_of(header) if header else None]
+        return usual.width, usual.height
     width, height = (min(2048, max(64, int(side) // 8 * 8)) for side in found.groups())
     return width, height
 
@@ -103,8 +130,9 @@ def _header(path: Path, mtime_ns: int) -> Header | None:
         header = read_header(path)
     except (ModelFileError, OSError):
         return None
-    first = {name: tensor for name, tensor in header.tensors.items() if name.endswith("input_blocks.0.0.weight")}
-    return replace(header, tensors=first)  # all that is asked of it: a thousand headers are large
+    telling = ("input_blocks.0.0.weight", "ln_final.weight")
+    kept = {name: tensor for name, tensor in header.tensors.items() if name.endswith(telling)}
+    return replace(header, tensors=kept)  # all that is asked of it: a thousand headers are large
 
 
 def words_of(checkpoint: "Checkpoint") -> list[str]:

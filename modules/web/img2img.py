@@ -11,7 +11,7 @@ from modules.generation.request import MASKED_CONTENTS, RESIZE_MODES, Generation
 from modules.imaging.sketch import sketched
 from modules.jobs.inputs import Inputs
 from modules.web import parameters
-from modules.web.checkpoints import default_size
+from modules.web.checkpoints import defaults
 from modules.web.filling import Wires
 from modules.web.form import WORDS, Form, Values, request_from
 from modules.web.parameters import Fields
@@ -39,13 +39,14 @@ def img2img_tab(app: "App", checkpoint: gr.Dropdown) -> tuple[Form, Wires]:
 
 def _parameters(app: "App") -> Fields:
     slot("init", elem_id="img2img_pictures")
+    usual = defaults(app)
     fields = _masking()
     fields |= {"init.resize_mode": radio("resize_mode", "resize_mode", RESIZE_MODES, RESIZE_MODES[0])}
     fields |= _strength()
-    fields |= _resizing(default_size(app))
-    fields |= parameters.sampling(TAB)
+    fields |= _resizing(usual.size)
+    fields |= parameters.sampling(TAB, usual.sampling)
     fields |= parameters.batch(TAB)
-    fields |= parameters.guidance_and_seed(TAB)
+    fields |= parameters.guidance_and_seed(TAB, usual.sampling[3])
     fields |= parameters.refiner(app, TAB)
     return fields
 

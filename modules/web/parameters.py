@@ -50,11 +50,13 @@ def actions(tab: str) -> tuple[gr.Button, gr.Button]:
     return generate, paste
 
 
-def sampling(tab: str) -> Fields:
+def sampling(tab: str, default: tuple[str, str, int, float]) -> Fields:
+    """`default`: sampler, schedule, steps, CFG scale."""
     with gr.Row(elem_classes=["pair"]):
-        sampler = dropdown("sampler", f"{tab}_sampling", SAMPLERS, SAMPLERS[0])
-        schedule = dropdown("schedule", f"{tab}_scheduler", SCHEDULES, SCHEDULES[0])
-    return {"sampler": sampler, "schedule": schedule, "steps": slider("steps", f"{tab}_steps", 1, 150, 20, 1)}
+        sampler = dropdown("sampler", f"{tab}_sampling", SAMPLERS, default[0])
+        schedule = dropdown("schedule", f"{tab}_scheduler", SCHEDULES, default[1])
+    steps = slider("steps", f"{tab}_steps", 1, 150, default[2], 1)
+    return {"sampler": sampler, "schedule": schedule, "steps": steps}
 
 
 def size(tab: str, default: tuple[int, int]) -> Fields:
@@ -77,9 +79,9 @@ def batch(tab: str) -> Fields:
     return {"batch_count": count, "batch_size": size}
 
 
-def guidance_and_seed(tab: str) -> Fields:
+def guidance_and_seed(tab: str, cfg_default: float) -> Fields:
     with gr.Row(elem_classes=["pair"]):
-        cfg_scale = slider("cfg_scale", f"{tab}_cfg_scale", 1, 30, 7, 0.5)
+        cfg_scale = slider("cfg_scale", f"{tab}_cfg_scale", 1, 30, cfg_default, 0.5)
         seed = _seed(tab, "seed", "seed")
     return {"cfg_scale": cfg_scale, "seed": seed, **_variation(tab)}
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from modules.web import parameters
-from modules.web.checkpoints import default_size
+from modules.web.checkpoints import defaults
 from modules.web.filling import Wires
 from modules.web.form import Form, request_from
 from modules.web.hires import hires
@@ -25,10 +25,11 @@ def txt2img_tab(app: "App", checkpoint: gr.Dropdown) -> tuple[Form, Wires]:
 
 
 def _parameters(app: "App") -> Fields:
-    fields = parameters.sampling(TAB)
-    fields |= parameters.size(TAB, default_size(app))
+    usual = defaults(app)
+    fields = parameters.sampling(TAB, usual.sampling)
+    fields |= parameters.size(TAB, usual.size)
     fields |= parameters.batch(TAB)
-    fields |= parameters.guidance_and_seed(TAB)
+    fields |= parameters.guidance_and_seed(TAB, usual.sampling[3])
     fields |= hires(app, TAB)
     fields |= parameters.refiner(app, TAB)
     return fields
