@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modules.gallery.save import release
 from modules.generation.infotext import MAX_INFOTEXT
+from modules.generation.made import GeneratedImage
 from modules.generation.plan import Plan, Texts
 from modules.generation.progress import Watch
 from modules.jobs.events import Event, EventBus
@@ -34,9 +35,6 @@ from modules.runtime import imports
 from modules.runtime.paths import Paths, absolute
 from modules.settings.schema import Settings
 from modules.settings.store import SettingsStore
-
-if TYPE_CHECKING:  # the engine imports torch
-    from modules.generation.engine import GeneratedImage
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +223,7 @@ class TorchEngine:
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Iterator["GeneratedImage"]:
+    ) -> Iterator[GeneratedImage]:
         """`checkpoint`: the file that the request was accepted for; others of the request are found by name."""
 
         def identity(name: str) -> Checkpoint:

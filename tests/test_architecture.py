@@ -187,6 +187,7 @@ TORCH_FREE = importable({"app", "gallery", "imaging", "library", "prompt", "serv
     "modules.diffusion.names",
     "modules.generation.fields",
     "modules.generation.infotext",
+    "modules.generation.made",
     "modules.generation.reading",
     "modules.generation.plan",
     "modules.generation.progress",

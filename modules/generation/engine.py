@@ -4,7 +4,7 @@ Knows a shelf of models and pictures, and one snapshot of the settings; nothing 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,8 +25,9 @@ from modules.generation.hires import as_made, enlarge, sizes_of
 from modules.generation.img2img_scripts import rounds
 from modules.generation.infotext import write
 from modules.generation.initial import Initial, finished, prepare
+from modules.generation.made import GeneratedImage
 from modules.generation.pixels import to_pictures
-from modules.generation.plan import ImagePlan, Plan, Prompt, split
+from modules.generation.plan import Plan, Prompt, split
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
 from modules.generation.prompts import Padding, Prompts
 from modules.generation.refiner import Handover
@@ -42,17 +43,6 @@ from modules.runtime.version import VERSION
 from modules.settings.schema import Settings
 
 Size = tuple[int, int]  # width, height: pixels
-
-
-@dataclass(frozen=True)
-class GeneratedImage:
-    index: int  # 0-based, among all pictures of the request
-    image: Image.Image
-    infotext: str
-    plan: ImagePlan
-    complete: bool  # False: interrupted or skipped before the last step
-    beside: tuple[tuple[str, Image.Image], ...] = ()  # what else the settings want to see: the mask, and so on
-    warnings: tuple[str, ...] = ()  # sentences for the user
 
 
 def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Iterator[GeneratedImage]:

@@ -36,6 +36,8 @@ class Guide:
         self._beside, self._image_scale, self._before_call = beside, image_scale, before_call
         self._skipping, self._at_once = skipping, at_once
         self._calls = 0
+        self._moved: tuple[Tensor, Tensor] | None = None
+        self._joined: tuple[tuple[Conditioning, ...], Conditioning] | None = None
 
     def predicted(self, x: Tensor, t: Tensor) -> Tensor:
         """x (B, C, H, W) of unit variance, t scalar -> what the model predicts, guided."""
@@ -58,6 +60,7 @@ class Guide:
     def release(self) -> None:
         """The pass is over: nothing here keeps a model in memory."""
         self._prompts.encode_with(None)
+        self._joined = self._moved = None
 
     def notes(self) -> dict[str, object]:
         """What the infotext says of this pass, by now."""
@@ -73,7 +76,8 @@ class Guide:
             self._before_call(call, t)
         if self._model().image_channels == 4:
             return self._edited(x, t)
-        skips = self._skipping is not None and self._skipping.skips(call, self._sigma(t))
+        skipping = self._skipping if self._skipping and self._skipping.is_on else None
+        skips = skipping is not None and skipping.skips(call, self._sigma(t))
         return self._guided(x, t, alone or skips)
 
     def _guided(self, x: Tensor, t: Tensor, without_negative: bool) -> tuple[Tensor, Tensor]:
@@ -81,23 +85,37 @@ class Guide:
         negative prompt."""
         prompts, beside = self._prompts, self._beside()
         cond, uncond = prompts.next()
-        owners = torch.tensor(prompts.owners, device=x.device)  # (P,): the image of each part
-        parts_x = x[owners]
-        parts_beside = None if beside is None else beside[owners]
+        parts_x, parts_beside = x, beside
+        if not prompts.is_plain:
+            owners, weights = self._shares(x.device)
+            parts_x, parts_beside = x[owners], None if beside is None else beside[owners]
         if without_negative:
             parts = self._predict(parts_x, t, cond, parts_beside)
-            without = parts[[prompts.owners.index(image) for image in range(len(x))]]
+            firsts = [prompts.owners.index(image) for image in range(len(x))]
+            without = parts if prompts.is_plain else parts[firsts]
         elif self._at_once and cond.cross.shape[1] == uncond.cross.shape[1]:
             both_beside = None if beside is None or parts_beside is None else torch.cat([parts_beside, beside])
-            both = self._predict(torch.cat([parts_x, x]), t, together([cond, uncond]), both_beside)
+            both = self._predict(torch.cat([parts_x, x]), t, self._together(cond, uncond), both_beside)
             parts, without = both[: len(cond)], both[len(cond) :]
         else:
             parts = self._predict(parts_x, t, cond, parts_beside)
             without = self._predict(x, t, uncond, beside)
         if prompts.is_plain:
             return cfg(parts, without, self._scale), without
-        weights = torch.tensor(prompts.weights, device=x.device).view(-1, 1, 1, 1)
         return without.index_add(0, owners, (parts - without[owners]) * weights * self._scale), without
+
+    def _together(self, *conditionings: Conditioning) -> Conditioning:
+        """In one batch, made anew only where a prompt has changed."""
+        if self._joined is None or [*map(id, self._joined[0])] != [*map(id, conditionings)]:
+            self._joined = conditionings, together(conditionings)
+        return self._joined[1]
+
+    def _shares(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(P,) the image of each part, (P, 1, 1, 1) its weight: moved to the device once."""
+        if self._moved is None:
+            owners, weights = torch.tensor(self._prompts.owners), torch.tensor(self._prompts.weights)
+            self._moved = owners.to(device), weights.view(-1, 1, 1, 1).to(device)
+        return self._moved
 
     def _edited(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """InstructPix2Pix, Brooks et al. (2023), eq. 3: the prompt against the picture, the picture against nothing."""
@@ -105,7 +123,7 @@ class Guide:
         beside = self._beside()
         assert beside is not None, "a model that edits pictures was given none"
         pictures = torch.cat([beside, beside, torch.zeros_like(beside)])
-        three = together([cond, uncond, uncond])
+        three = self._together(cond, uncond, uncond)
         with_prompt, with_picture, without = self._predict(torch.cat([x, x, x]), t, three, pictures).chunk(3)
         guided = without + self._scale * (with_prompt - with_picture) + self._image_scale * (with_picture - without)
         return guided, without

@@ -3,10 +3,11 @@ pictures. Plans the runs and puts them together; knows nothing of how one is don
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
+from modules.generation.made import GeneratedImage
 from modules.generation.plan import ImagePlan, Plan
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
 from modules.generation.request import MAX_PIXEL_STEPS, GenerationRequest, Loopback, SdUpscale
@@ -16,12 +17,9 @@ from modules.imaging.tiles import Tiling, tiling
 from modules.imaging.transparency import flatten
 from modules.settings.schema import Settings
 
-if TYPE_CHECKING:  # the engine calls this file
-    from modules.generation.engine import GeneratedImage
-
 MAX_TILED_PIXELS = 2**29  # of all tiles of a picture, those that overlap counted twice
 
-Made = tuple[list["GeneratedImage"], Interrupted | Skipped | None]  # pictures, and what ended them early
+Made = tuple[list[GeneratedImage], Interrupted | Skipped | None]  # pictures, and what ended them early
 
 
 class Run(Protocol):
@@ -82,10 +80,10 @@ def painted(
     settings: Settings,
     watch: Watch,
     run: Run,
-) -> tuple[dict[int, "GeneratedImage"], Interrupted | None]:
+) -> tuple[dict[int, GeneratedImage], Interrupted | None]:
     """The tiles of one picture by their places, as many as are made before it is interrupted. Every tile has the seed
     after that of the one before. Skipped means a tile."""
-    request, made = plan.request, dict[int, "GeneratedImage"]()
+    request, made = plan.request, dict[int, GeneratedImage]()
     steps = round_steps(request, settings.img2img_fix_steps)
     starts = range(0, len(pieces), request.batch_size)
     for done, start in enumerate(starts):

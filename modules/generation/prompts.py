@@ -62,6 +62,7 @@ class Prompts:
         self._parts = [schedule(text, timeline) for _, text, _ in parts]
         self._negatives = [schedule(negative, timeline) for negative in negatives]
         self._present: Encoder | None = encoder
+        self._last: tuple[list[int], tuple[Conditioning, Conditioning]] | None = None  # rows, and what they gave
         self._calls, self.padding = call, padding
 
     @property
@@ -71,7 +72,7 @@ class Prompts:
 
     def encode_with(self, encoder: Encoder | None) -> None:
         """Another model's text encoder, from the next call on; None: the present one's model is about to go."""
-        self._present = encoder
+        self._present, self._last = encoder, None
 
     @property
     def _encoder(self) -> Encoder:
@@ -90,21 +91,30 @@ class Prompts:
         return [list(group) for group in dict.fromkeys(texts)]
 
     def next(self) -> tuple[Conditioning, Conditioning]:
-        """P of all parts, B of the negative prompts."""
+        """P of all parts, B of the negative prompts; the same two as long as no prompt changes."""
         # A1111 counts calls from 0 and the steps of a prompt from 1, so that every change comes one call late.
         call, self._calls = self._calls, self._calls + 1
-        cond, uncond = self._at(call, self._parts), self._at(call, self._negatives, negative=True)
+        rows = [index_at(texts, call) for texts in (*self._parts, *self._negatives)]
+        if self._last is None or self._last[0] != rows:
+            self._last = rows, self._at(rows)
+        return self._last[1]
+
+    def _at(self, rows: Sequence[int]) -> tuple[Conditioning, Conditioning]:
+        parts = len(self._parts)
+        cond = self._chosen(self._parts, rows[:parts], negative=False)
+        uncond = self._chosen(self._negatives, rows[parts:], negative=True)
         if self.padding != "none" and cond.cross.shape[1] != uncond.cross.shape[1]:
             self.padded = True
             cond, uncond = padded(cond, uncond, self.padding, self._encoder.empty_chunk())
         return cond, uncond
 
-    def _at(self, call: int, schedules: Sequence[Sequence[Until]], negative: bool = False) -> Conditioning:
-        rows = []
-        for texts in schedules:
-            row = index_at(texts, call)
-            rows.append(self._encoder.group([until.text for until in texts], negative)[row : row + 1])
-        return together(rows)
+    def _chosen(self, schedules: Sequence[Sequence[Until]], rows: Sequence[int], negative: bool) -> Conditioning:
+        return together(
+            [
+                self._encoder.group([until.text for until in texts], negative)[row : row + 1]
+                for texts, row in zip(schedules, rows, strict=True)
+            ]
+        )
 
 
 def together(rows: Sequence[Conditioning]) -> Conditioning:

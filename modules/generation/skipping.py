@@ -13,6 +13,11 @@ class Skipping:
     every: bool = False  # there at every call, not every other (s_min_uncond_all)
     notes: dict[str, object] = field(default_factory=dict)  # for the infotext: what has happened
 
+    @property
+    def is_on(self) -> bool:
+        """Else nobody needs to ask, and a noise level need not come from the device."""
+        return self.early > 0 or self.below > 0
+
     def skips(self, call: int, sigma: float) -> bool:
         """`call` is 0-based; to be asked once a call."""
         if self.early and call / self.calls <= self.early:

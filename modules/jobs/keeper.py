@@ -6,13 +6,14 @@ import logging
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from PIL import Image
 
 from modules.gallery.naming import NamingFacts
 from modules.gallery.save import Kind, SaveError, choose_path, encode, save, write_atomic, write_text
 from modules.generation.infotext import parse
+from modules.generation.made import GeneratedImage
 from modules.generation.plan import ImagePlan
 from modules.generation.request import Loopback
 from modules.imaging.grid import image_grid
@@ -24,9 +25,6 @@ from modules.jobs.spool import Spool
 from modules.library.checkpoints import Checkpoint
 from modules.settings.files import write_whole
 from modules.settings.schema import Settings
-
-if TYPE_CHECKING:  # the engine imports torch
-    from modules.generation.engine import GeneratedImage
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ class Keeper:
         self._queue, self._bus, self._spool, self._inputs, self._data_dir = queue, bus, spool, inputs, data_dir
         self._last = last
 
-    def keep(self, run: Run, made: "GeneratedImage", checkpoint: Checkpoint, settings: Settings) -> None:
+    def keep(self, run: Run, made: GeneratedImage, checkpoint: Checkpoint, settings: Settings) -> None:
         """Writes one picture where it belongs; where that fails, it is still kept for the page, with a warning."""
         image = JobImage(
             index=made.index,
@@ -71,7 +69,7 @@ class Keeper:
         self._bus.publish(Event("job", job_state(job, 0), job.id, job.client))
 
     def _save(
-        self, run: Run, made: "GeneratedImage", image: JobImage, checkpoint: Checkpoint, settings: Settings
+        self, run: Run, made: GeneratedImage, image: JobImage, checkpoint: Checkpoint, settings: Settings
     ) -> JobImage:
         """Under outputs/. A path of None tells that it failed, the warning why."""
         facts = naming_facts(run.job, image, settings, checkpoint, made.plan)
@@ -100,7 +98,7 @@ class Keeper:
     def _save_beside(
         self,
         job: Job,
-        made: "GeneratedImage",
+        made: GeneratedImage,
         image: JobImage,
         name: str,
         beside: Image.Image,
@@ -137,7 +135,7 @@ class Keeper:
         except OSError as error:
             log.warning("%s cannot be written (%s); pasting will read an older run", self._last.name, error.strerror)
 
-    def _spool_away(self, run: Run, made: "GeneratedImage", image: JobImage, settings: Settings) -> JobImage:
+    def _spool_away(self, run: Run, made: GeneratedImage, image: JobImage, settings: Settings) -> JobImage:
         """Beside the database; if even that fails, in memory."""
         data = encode(made.image, made.infotext, "png", settings)
         path = self._spool.path(run.job.id, image.index)

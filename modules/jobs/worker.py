@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from modules.generation.made import GeneratedImage
 from modules.generation.plan import Plan, Texts, plan
 from modules.generation.progress import Interrupted, Phase, Progress, Skipped, Stopped, Watch
 from modules.generation.steps import round_steps
@@ -22,9 +23,6 @@ from modules.jobs.queue import JobQueue, Run
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.library.header import ModelFileError
 from modules.settings.schema import Settings
-
-if TYPE_CHECKING:  # the engine imports torch
-    from modules.generation.engine import GeneratedImage
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class Engine(Protocol):
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Iterator["GeneratedImage"]: ...
+    ) -> Iterator[GeneratedImage]: ...
 
 
 EngineFactory = Callable[[], Engine]
@@ -68,7 +66,7 @@ class NoEngine:
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Iterator["GeneratedImage"]:
+    ) -> Iterator[GeneratedImage]:
         raise JobFailed(self._sentence)
 
 

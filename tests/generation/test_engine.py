@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from modules.families.loader import read_model
-from modules.generation.engine import GeneratedImage, NotFinite, generate
+from modules.generation.engine import NotFinite, generate
+from modules.generation.made import GeneratedImage
 from modules.generation.plan import plan
 from modules.generation.progress import Interrupted, Progress, Skipped, Stopped
 from modules.generation.request import RESIZE_MODES, GenerationRequest, Hires, Init, Mask, Refiner

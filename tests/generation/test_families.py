@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from bench.checkpoints import vae_tensors
 from modules.families.loader import read_model
-from modules.generation.engine import GeneratedImage, generate
+from modules.generation.engine import generate
+from modules.generation.made import GeneratedImage
 from modules.generation.plan import plan
 from modules.generation.request import GenerationRequest, Hires, Init, Mask, Refiner
 from modules.generation.shelf import Loaded, Shelf

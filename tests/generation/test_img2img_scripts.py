@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from modules.generation import img2img_scripts
-from modules.generation.engine import GeneratedImage, generate
+from modules.generation.engine import generate
+from modules.generation.made import GeneratedImage
 from modules.generation.plan import plan
 from modules.generation.progress import Interrupted, Progress, Skipped
 from modules.generation.request import GenerationRequest, Init, Loopback, Mask, SdUpscale

@@ -173,3 +173,11 @@ def test_measured_emphasis(emphasis: Emphasis, clip_skip: int, golden: Path, mea
     for name, prompt in EMPHASIS_PROMPTS.items():
         found = measured_model.encode([prompt], TextOptions(emphasis=emphasis, clip_skip=clip_skip)).cross[0]
         assert error(found, measured[f"{name}|{emphasis}|clipskip{clip_skip}"]) < 1e-5
+
+
+def test_nothing_is_joined_anew_while_no_prompt_changes(encoder: Encoder) -> None:
+    """What is done at every step is done twenty times a picture."""
+    told = Prompts(["a cat", "a [dog:cow:2]"], ["", "grey"], encoder, Timeline(4))
+    given = [told.next() for _ in range(4)]
+    changed = [one[0] is not other[0] for one, other in zip(given, given[1:], strict=False)]
+    assert sorted(changed) == [False, False, True]

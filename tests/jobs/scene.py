@@ -6,13 +6,13 @@ import struct
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from modules.app import App
+from modules.generation.made import GeneratedImage
 from modules.generation.plan import ImagePlan, Plan
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
 from modules.generation.request import GenerationRequest
@@ -23,19 +23,6 @@ from modules.runtime.paths import paths_from
 from modules.settings.schema import Settings
 
 PATIENCE_S = 30  # only ever reached by a test that fails
-
-
-@dataclass(frozen=True)
-class Painted:
-    """The same fields as the engine's GeneratedImage, which needs torch."""
-
-    index: int
-    image: Image.Image
-    infotext: str
-    plan: ImagePlan
-    complete: bool
-    beside: tuple[tuple[str, Image.Image], ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 class Painter:
@@ -55,7 +42,9 @@ class Painter:
     def unload(self) -> None:
         self.loaded.append("")
 
-    def generate(self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch) -> Iterator[Painted]:
+    def generate(
+        self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
+    ) -> Iterator[GeneratedImage]:
         steps = plan.request.steps
         for number, batch in enumerate(plan.batches):
             stop: Exception | None = None
@@ -78,7 +67,7 @@ class Painter:
                     masked = plan.request.init and plan.request.init.mask
                     beside = (("mask", Image.new("RGB", (8, 8))), ("part", Image.new("RGBA", (9, 9)))) if masked else ()
                     text = f"{image.prompt}\nSeed: {image.seed}"
-                    yield Painted(image.index, picture, text, image, stop is None, beside, self.warnings)
+                    yield GeneratedImage(image.index, picture, text, image, stop is None, beside, self.warnings)
             if isinstance(stop, Interrupted):
                 return
 

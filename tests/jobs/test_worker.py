@@ -14,7 +14,7 @@ from modules.generation.request import Init, Loopback, Mask, SdUpscale
 from modules.jobs.queue import MOST_WAITING, NoCheckpoint, QueueFull
 from modules.jobs.store import KeyReused
 from modules.settings.schema import SettingError
-from tests.jobs.scene import PATIENCE_S, Painted, Painter, Pause, checkpoint_file, make_app, submit, wait_for_end
+from tests.jobs.scene import PATIENCE_S, GeneratedImage, Painter, Pause, checkpoint_file, make_app, submit, wait_for_end
 
 
 def test_pictures_are_saved_with_their_infotext_and_seeds(start, tmp_path):
@@ -387,7 +387,7 @@ def test_tiles_are_counted_when_the_engine_knows_them(start):
                 for step in range(1, 13):
                     watch(Progress("sampling", number, len(plan.batches), step, 12))
                     told.append((app.worker.snapshot.fraction, app.worker.snapshot.steps))
-                yield Painted(image.index, Image.new("RGB", (64, 64)), "tiles", image, True)
+                yield GeneratedImage(image.index, Image.new("RGB", (64, 64)), "tiles", image, True)
                 told.append((app.worker.snapshot.fraction, app.worker.snapshot.steps))
 
     app = start(Tiling())
