@@ -16,6 +16,7 @@ from modules.library import folders
 from modules.library.cache import FileCache, FileFacts
 from modules.library.hashes import Fingerprint, legacy_hash
 from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, read_header, sniff
+from modules.library.walking import natural, places
 from modules.runtime.archive import PickleError, check_archive
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ PICKLED = (".ckpt", ".pt")
 SUFFIXES = (".safetensors", *PICKLED)
 UNSUPPORTED = (".gguf", ".pth", ".bin", ".onnx", ".pkl", ".npz")
 VAES = tuple(f".vae{suffix}" for suffix in SUFFIXES)  # they may lie among the checkpoints
-MAX_DEPTH = 32  # folders
 _News = list[tuple[Path, FileFacts]]
 CHECK_BUDGET_S = 1.5  # for reading headers of new files in one refresh; the rest is looked at briefly
 
@@ -156,7 +156,7 @@ class CheckpointLibrary:
                     continue  # an earlier folder has one of this name
                 found[name] = self._look_at(path, name, config, deadline, news)
         self._cache.put(news)
-        return tuple(sorted(found.values(), key=lambda checkpoint: _natural(checkpoint.name)))
+        return tuple(sorted(found.values(), key=lambda checkpoint: natural(checkpoint.name)))
 
     def _look_at(self, path: Path, name: str, config: Path | None, deadline: float, news: _News) -> Checkpoint:
         try:
@@ -201,42 +201,16 @@ _UNREADABLE = "cannot be read: Permission denied"
 def _model_files(folder: Path) -> Iterator[tuple[Path, Path | None]]:
     """Every file that looks like a model, with the .yaml beside it. Links are followed, but no folder is entered twice
     and nothing outside of the folder is, unless it was linked there."""
-    seen: set[tuple[int, int]] = set()
-    stack = [(folder, 0)]
-    while stack:
-        here, depth = stack.pop()
-        try:
-            status = here.stat()
-            if (status.st_dev, status.st_ino) in seen or depth > MAX_DEPTH:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(here) as entries:
-                listed = list(entries)
-        except FileNotFoundError:
+    for place in places(folder, SUFFIXES + UNSUPPORTED, lambda entries: any(e.name == folders.INDEX for e in entries)):
+        here = Path(place.path)
+        if place.is_whole:
+            yield here, None
             continue
-        except OSError as error:
-            log.warning("the folder %s cannot be listed: %s", printable(str(here)), error.strerror or error)
-            continue
-        if depth and any(entry.name == folders.INDEX for entry in listed):
-            yield here, None  # a model that is a folder; what lies in it is its own
-            continue
-        configs = {entry.name for entry in listed if entry.name.endswith(".yaml")}
-        for entry in listed:
-            stem, suffix = os.path.splitext(entry.name)
-            if entry.name.lower().endswith(VAES):
-                continue
-            if suffix.rstrip().lower() in SUFFIXES + UNSUPPORTED:
-                config = here / f"{stem}.yaml" if f"{stem}.yaml" in configs else None
-                yield here / entry.name, config
-            elif _is_folder(entry):
-                stack.append((here / entry.name, depth + 1))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link into a loop
-        return False
+        configs = {entry.name for entry in place.entries if entry.name.endswith(".yaml")}
+        for entry in place.files:
+            if not entry.name.lower().endswith(VAES):
+                config = f"{os.path.splitext(entry.name)[0]}.yaml"
+                yield here / entry.name, here / config if config in configs else None
 
 
 def _problem(path: Path, whole: bool) -> str | None:
@@ -313,9 +287,3 @@ def _partial(checkpoints: Sequence[Checkpoint], wanted: str) -> tuple[Checkpoint
     if titled and (found := _exact(checkpoints, titled[2]) or _exact(checkpoints, name)):
         return found
     return tuple(c for c in checkpoints if name in c.title.casefold()) if name else ()
-
-
-def _natural(name: str) -> tuple[str | int, ...]:
-    """Order as people count: v2 before v10."""
-    pieces = re.split(r"(\d{1,18})", name.casefold())
-    return tuple(int(piece) if number % 2 else piece for number, piece in enumerate(pieces))

@@ -3,7 +3,6 @@ reads the first bytes of new files only. Knows file names, headers' metadata and
 
 import logging
 import os
-import re
 import threading
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from modules.library.cache import FileCache
 from modules.library.header import printable, read_header
 from modules.library.network_cache import Looked, NetworkCache
 from modules.library.network_heads import look_at
+from modules.library.walking import places
 from modules.runtime.paths import Paths, absolute
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,6 @@ SUFFIXES: Mapping[Kind, tuple[str, ...]] = {
 }
 IMAGES = (".png", ".webp", ".jxl", ".avif")  # an embedding may hide in a picture; most are previews
 NEVER_ALIASES = frozenset({"none", "addams"})  # A1111 knows networks of these names by their file name only
-MAX_DEPTH = 32  # folders
-_NUMBERS = re.compile(r"(\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,38 +205,8 @@ def _network(kind: Kind, path: str, looked: Looked) -> NetworkFile:
 def _files(folder: str, kind: Kind) -> Iterator[tuple[str, int, int]]:
     """(path, size, mtime) of every file of this kind, in natural order, files before the folders below them. Links are
     followed, but no folder is entered twice."""
-    seen: set[tuple[int, int]] = set()
-    stack = [(folder, 0)]
-    while stack:
-        here, depth = stack.pop()
-        try:
-            status = os.stat(here)
-            if (status.st_dev, status.st_ino) in seen or depth > MAX_DEPTH:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(here) as entries:
-                listed = list(entries)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            log.warning("the folder %s cannot be listed: %s", printable(here), error.strerror or error)
-            continue
-        files, folders = _sorted_out(listed, SUFFIXES[kind])
-        yield from _with_status(_without_previews(files) if kind == "embedding" else files)
-        stack += [(below.path, depth + 1) for below in reversed(folders)]
-
-
-def _sorted_out(
-    entries: Iterable[os.DirEntry[str]], suffixes: tuple[str, ...]
-) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
-    """The files with one of the suffixes, and the folders."""
-    files, folders = [], []
-    for entry in entries:
-        if entry.name.lower().endswith(suffixes):
-            files.append(entry)
-        elif _is_folder(entry):
-            folders.append(entry)
-    return sorted(files, key=_natural), sorted(folders, key=_natural)
+    for place in places(folder, SUFFIXES[kind]):
+        yield from _with_status(_without_previews(place.files) if kind == "embedding" else place.files)
 
 
 def _without_previews(files: Sequence[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
@@ -261,17 +229,3 @@ def _with_status(files: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, int, 
             log.warning("%s cannot be read: %s", printable(entry.path), error.strerror or error)
             continue
         yield entry.path, status.st_size, status.st_mtime_ns
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link into a loop
-        return False
-
-
-def _natural(entry: os.DirEntry[str]) -> list[str | int]:
-    """Order as people count: v2 before v10."""
-    pieces: list[str | int] = list(_NUMBERS.split(entry.name.casefold()))
-    pieces[1::2] = [int(piece) for piece in pieces[1::2]]
-    return pieces

@@ -5,12 +5,13 @@ import logging
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from modules.library.header import Header, ModelFileError, open_regular, printable, read_header, sniff
+from modules.library.walking import places
 from modules.runtime.paths import Paths, absolute
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,6 @@ A1111_NAMES: Mapping[str, str] = {  # of files that A1111 downloads, by their st
     "dat_x4": "DAT x4",
 }
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
-MAX_DEPTH = 8  # folders
 SUPPORTED = "ESRGAN and Real-ESRGAN networks (RRDB and compact) can be used"
 
 
@@ -80,7 +80,7 @@ class UpscalerLibrary:
         found: dict[str, Upscaler] = {}
         for kind, folders in self._folders.items():
             for folder in folders:
-                for path in _files(folder):
+                for path in (Path(entry.path) for place in places(folder, SUFFIXES) for entry in place.files):
                     upscaler = _look_at(path, kind)
                     name = upscaler.name if upscaler.name not in (*found, *PLAIN) else printable(path.name)
                     found.setdefault(name, replace(upscaler, name=name))
@@ -165,19 +165,3 @@ def _scale_by_name(stem: str) -> int:
 
 def _any(names: Mapping[str, tuple[int, ...]], pattern: str) -> bool:
     return any(re.match(pattern, name) for name in names)
-
-
-def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
-    """In order of their names, those of folders below too."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name.casefold())
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        log.warning("the folder %s cannot be listed: %s", printable(str(folder)), error.strerror or error)
-        return
-    for entry in entries:
-        if entry.name.lower().endswith(SUFFIXES):
-            yield folder / entry.name
-        elif depth < MAX_DEPTH and entry.is_dir(follow_symlinks=depth == 0):
-            yield from _files(folder / entry.name, depth + 1)

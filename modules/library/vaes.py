@@ -4,7 +4,6 @@ what is inside."""
 import json
 import logging
 import os
-import re
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from modules.library.cache import FileCache
 from modules.library.checkpoints import Checkpoint
 from modules.library.hashes import Fingerprint
 from modules.library.header import ModelFileError, printable
+from modules.library.walking import natural, places
 from modules.runtime.paths import Paths, absolute
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class VaeLibrary:
     def refresh(self) -> tuple[VaeFile, ...]:
         found = {file.name: file for file in self._scan()}
         with self._lock:
-            self._found = {name: found[name] for name in sorted(found, key=_natural)}
+            self._found = {name: found[name] for name in sorted(found, key=natural)}
         return self.list()
 
     def find(self, name: str) -> VaeFile:
@@ -130,14 +130,11 @@ class VaeLibrary:
     def _scan(self) -> Iterator[VaeFile]:
         for folders, endings in ((self.checkpoint_folders, BESIDE), (self.folders, SUFFIXES)):
             for folder in folders:
-                for here, _, names in os.walk(folder, followlinks=False):
-                    for name in names:
-                        if not name.lower().endswith(endings):
-                            continue
-                        try:
-                            yield _file(Path(here) / name)
-                        except ModelFileError as error:
-                            log.warning("%s", error)
+                for entry in (entry for place in places(folder, endings) for entry in place.files):
+                    try:
+                        yield _file(Path(entry.path))
+                    except ModelFileError as error:
+                        log.warning("%s", error)
 
 
 def preference_of(checkpoint: Path) -> str | None:
@@ -159,9 +156,3 @@ def _file(path: Path) -> VaeFile:
         return VaeFile(path, Fingerprint.of(path.stat()))
     except OSError as error:
         raise ModelFileError(path, f"cannot be read: {error.strerror or error}") from None
-
-
-def _natural(name: str) -> tuple[str | int, ...]:
-    """Order as people count: v2 before v10."""
-    pieces = re.split(r"(\d{1,18})", name.casefold())
-    return tuple(int(piece) if number % 2 else piece for number, piece in enumerate(pieces))
