@@ -1,6 +1,7 @@
 """What the models of Stable Diffusion's line share once they are loaded: a UNet over latents, and a VAE. A family adds
 its text encoders."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ class Trained(NamedTuple):
     alphas_cumprod: Tensor  # (T,)
 
 
-class LatentModel:
+class LatentModel(ABC):
     """A loaded checkpoint (see family.Model)."""
 
     family: str
@@ -57,8 +58,9 @@ class LatentModel:
     def components(self) -> Mapping[str, Any]:
         return {"unet": self.unet, "vae": self.vae.network, **self._text_encoders}
 
+    @abstractmethod
     def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
-        raise NotImplementedError
+        """See family.Model."""
 
     def predict_eps(
         self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None
@@ -91,8 +93,8 @@ class LatentModel:
         return predicted.float()
 
     def _added(self, vector: Tensor) -> Mapping[str, Tensor]:
-        """The vector of a conditioning as the UNet takes it."""
-        raise NotImplementedError
+        """The vector of a conditioning as the UNet takes it; nothing, in families that have none."""
+        return {}
 
     def encode_image(self, pixels: Tensor, noise: Tensor) -> Tensor:
         return self.vae.encode(pixels, noise)

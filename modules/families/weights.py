@@ -8,7 +8,7 @@ import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -71,14 +71,14 @@ class Weights(ABC):
         if not copied.sum(dtype=torch.float32).isfinite() and not copied.isfinite().all():
             raise ModelFileError(self.path, _not_finite(piece.name, tensor, dtype))
         del tensor
-        self._forget(info)
+        self._forget(piece.name, info)
         return copied
 
     @abstractmethod
     def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         """The tensor where it lies in the file."""
 
-    def _forget(self, info: TensorInfo) -> None:  # noqa: B027 - nothing to do for most
+    def _forget(self, name: str, info: TensorInfo) -> None:  # noqa: B027 - nothing to do for most
         """It won't be read again soon."""
 
 
@@ -97,7 +97,7 @@ class WeightFile(Weights):
             view = view.clone()
         return view.view(dtype).view(info.shape)
 
-    def _forget(self, info: TensorInfo) -> None:
+    def _forget(self, name: str, info: TensorInfo) -> None:
         if hasattr(mmap, "MADV_DONTNEED"):
             page = mmap.PAGESIZE
             first, last = info.start // page * page, info.end // page * page
@@ -125,18 +125,13 @@ class RenamedFiles(Weights):
         super().__init__(path, header)
         self._places, self._files = header.places, files
 
-    def read(
-        self, wanted: str | Piece, dtype: torch.dtype, device: torch.device, channels_last: bool = False
-    ) -> Tensor:
-        piece = Piece(wanted) if isinstance(wanted, str) else wanted
-        place = self._places.get(piece.name)
-        if place is None:
-            raise ModelFileError(self.path, f"the tensor {piece.name!r} is missing; the checkpoint is incomplete")
-        path, _, name = place
-        return self._files[path].read(replace(piece, name=name), dtype, device, channels_last)
-
     def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
-        raise NotImplementedError("its files are read by themselves")
+        path, _, own = self._places[name]
+        return self._files[path]._stored(own, info, dtype)
+
+    def _forget(self, name: str, info: TensorInfo) -> None:
+        path, _, own = self._places[name]
+        self._files[path]._forget(own, info)
 
 
 def piece_of(tensor: Tensor, piece: Piece, path: Path) -> Tensor:
