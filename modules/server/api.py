@@ -20,6 +20,7 @@ from modules.runtime.version import VERSION
 from modules.server import errors, internal, networks, sdapi
 from modules.server.body import read_file, read_json
 from modules.server.errors import ApiError, field_error
+from modules.server.names import check_request
 from modules.server.stream import events_of_client, events_of_job, image_data
 
 CLIENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -50,7 +51,13 @@ async def _health() -> dict[str, str]:
 
 def routes(app: App) -> APIRouter:
     router = APIRouter()
+    _add_jobs(router, app)
+    _add_inputs(router, app)
+    _add_facts(router, app)
+    return router
 
+
+def _add_jobs(router: APIRouter, app: App) -> None:
     def job_of(id: str) -> Job:
         try:
             return app.queue.get(id)
@@ -62,6 +69,7 @@ def routes(app: App) -> APIRouter:
         wanted = GenerationRequest.model_validate(await read_json(request))
         client = client_of(request, default="api")
         key = idempotency_key(request)
+        await run_in_threadpool(check_request, app, wanted)
         job = await run_in_threadpool(app.queue.submit, wanted, app.settings.current, "api", client, key)
         position = await run_in_threadpool(app.queue.position, job)
         return JSONResponse({"id": job.id, "state": job.state, "position": position}, 202)
@@ -99,6 +107,12 @@ def routes(app: App) -> APIRouter:
     def job_events(id: str) -> StreamingResponse:
         return events_of_job(app, job_of(id))
 
+    @router.get("/events")
+    def client_events(request: Request) -> StreamingResponse:
+        return events_of_client(app, client_of(request))
+
+
+def _add_inputs(router: APIRouter, app: App) -> None:
     @router.post("/inputs")
     async def keep_input(request: Request) -> dict[str, Any]:
         """A picture that later requests start from: PNG, JPEG, WebP or AVIF, as the body or as a form's file."""
@@ -114,10 +128,8 @@ def routes(app: App) -> APIRouter:
         except UnknownPicture as error:
             raise ApiError(404, str(error)) from error
 
-    @router.get("/events")
-    def client_events(request: Request) -> StreamingResponse:
-        return events_of_client(app, client_of(request))
 
+def _add_facts(router: APIRouter, app: App) -> None:
     @router.get("/status")
     def status() -> dict[str, Any]:
         model = app.model_status
@@ -158,8 +170,6 @@ def routes(app: App) -> APIRouter:
             raise ApiError(422, 'the body must be {"text": "…"}')
         number, room = await run_in_threadpool(app.count_tokens, text)
         return {"tokens": number, "room": room}
-
-    return router
 
 
 def decode_input(data: bytes) -> Image.Image:

@@ -300,3 +300,16 @@ def test_nothing_heavy_is_imported_by_server_and_app():
     script += "'diffusers', 'gradio', 'numpy.random') if n in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert found.stdout.strip() in ("[]", "['numpy.random']"), found.stderr
+
+
+def test_what_a_request_names_has_to_be_there(quick):
+    parts = {
+        "init": {"init": {"images": ["a" * 64]}},
+        "hires.upscaler": {"hires": {"upscaler": "Enormous"}},
+        "refiner.checkpoint": {"refiner": {"checkpoint": "nope"}},
+    }
+    before = quick.app.queue.waiting()
+    for field, part in parts.items():
+        answer = quick.http.post("/api/v1/jobs", json={**ASK, **part}, headers={"x-easel-client": "names"})
+        assert answer.status_code == 404 and answer.json()["detail"][0]["field"] == field, answer.text
+    assert quick.http.get("/api/v1/jobs?client=names").json() == [] and quick.app.queue.waiting() == before
