@@ -59,6 +59,14 @@ SAMPLER_INFOS: tuple[SamplerInfo, ...] = (
 )
 
 
+AUTOMATIC = "Automatic"
+
+
+def sampler_info(name: str) -> SamplerInfo:
+    """Of a sampler's own name, not of an alias."""
+    return next(info for info in SAMPLER_INFOS if info.name == name)
+
+
 @dataclass(frozen=True)
 class ScheduleInfo:
     label: str  # what users see and the infotext says
@@ -85,3 +93,8 @@ SCHEDULE_INFOS: tuple[ScheduleInfo, ...] = (
     ScheduleInfo("Beta", "beta"),
     ScheduleInfo("Turbo", "turbo", need_inner_model=True),
 )
+
+
+def resolve(sampler: SamplerInfo, schedule: str) -> str:
+    """The schedule that "Automatic" means for the sampler, which is also what the infotext says."""
+    return sampler.schedule or AUTOMATIC if schedule == AUTOMATIC else schedule

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from modules.diffusion.beta_distribution import beta_quantile
-from modules.diffusion.names import SCHEDULE_INFOS, SamplerInfo
+from modules.diffusion.names import SCHEDULE_INFOS, SamplerInfo, resolve
 from modules.diffusion.prediction import sigma_to_t, t_to_sigma
-
-AUTOMATIC = "Automatic"
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,6 @@ class Levels:
 
 
 Schedule = Callable[[int, Levels], Tensor]  # steps, levels -> (steps + 1,) float32, falling, the last is 0
-
-
-def resolve(sampler: SamplerInfo, schedule: str) -> str:
-    """The schedule that "Automatic" means for the sampler, which is also what the infotext says."""
-    return sampler.schedule or AUTOMATIC if schedule == AUTOMATIC else schedule
 
 
 def sigmas_for(

@@ -12,6 +12,9 @@ from modules.library.header import Header
 from modules.prompt.attention import Emphasis
 from modules.runtime.device import Placement
 
+# What a UNet may take beside the latent, in channels: mask and masked picture; the picture to edit.
+INPAINTING, EDITING = 5, 4
+
 
 @dataclass(frozen=True)
 class LatentFormat:
@@ -61,7 +64,7 @@ class Model(Protocol):
     latent: LatentFormat
     alphas_cumprod: Tensor  # (T,) float32, falling: ᾱ of the training schedule
     device: torch.device
-    image_channels: int  # what the UNet takes beside the latent: 0; 5, inpainting; 4, instruct-pix2pix
+    image_channels: int  # what the UNet takes beside the latent: 0, INPAINTING or EDITING (instruct-pix2pix)
 
     @property
     def components(self) -> Mapping[str, Any]:

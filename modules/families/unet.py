@@ -9,12 +9,13 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from modules.families import ldm, weights
-from modules.families.family import LatentFormat
+from modules.families.family import EDITING, INPAINTING, LatentFormat
 from modules.families.hints import Hints, LayoutError, building
 from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
-BESIDE = {0: "text-to-image", 4: "instruct-pix2pix", 5: "inpainting"}  # by the channels taken beside the latent's
+# By the channels taken beside the latent's.
+BESIDE = {0: "text-to-image", EDITING: "instruct-pix2pix", INPAINTING: "inpainting"}
 
 
 def load_unet(

@@ -4,11 +4,9 @@ picture itself (instruct-pix2pix, 4)."""
 import torch
 from torch import Tensor
 
-from modules.families.family import Model
+from modules.families.family import EDITING, INPAINTING, Model
 from modules.generation.initial import Initial
 from modules.generation.pixels import to_tensor
-
-INPAINTING, EDITING = 5, 4
 
 
 def beside_for(

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from modules.diffusion.brownian import BetweenLevels, brownian_noise
 from modules.diffusion.denoisers import denoiser_for, levels_for, x0_of_eps
-from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS, SamplerInfo
+from modules.diffusion.names import SCHEDULE_INFOS, SamplerInfo, resolve
 from modules.diffusion.noise import ImageNoise
 from modules.diffusion.prediction import add_noise
 from modules.diffusion.samplers import SAMPLERS, Denoise, Sampler, Step, options_of
-from modules.diffusion.schedules import resolve, sigmas_for, timesteps_for
+from modules.diffusion.schedules import sigmas_for, timesteps_for
 from modules.diffusion.timestep_samplers import TIMESTEP_SAMPLERS, PredictBoth
 from modules.generation.guide import Guide
 from modules.generation.steps import Span
@@ -204,7 +204,3 @@ def notes_for(info: SamplerInfo, schedule: str, settings: Settings) -> dict[str,
         for key in keys
         if key in BETA_NAMES or getattr(settings, key) != getattr(defaults, key)
     }
-
-
-def sampler_info(name: str) -> SamplerInfo:
-    return next(info for info in SAMPLER_INFOS if info.name == name)

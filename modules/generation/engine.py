@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modules.diffusion.names import SamplerInfo
+from modules.diffusion.names import SamplerInfo, resolve, sampler_info
 from modules.diffusion.noise import ImageNoise, Variation
 from modules.diffusion.samplers import Step
-from modules.diffusion.schedules import resolve
-from modules.families.family import Model, TextOptions
+from modules.families.family import EDITING, INPAINTING, Model, TextOptions
 from modules.families.networks.token_merging import ratio_for
 from modules.generation.beside import beside_for
-from modules.generation.denoise import CFG_PP_SCALE, Start, Walk, denoise, notes_for, sampler_info
+from modules.generation.denoise import CFG_PP_SCALE, Start, Walk, denoise, notes_for
 from modules.generation.fields import RunFacts, fields_of, refiner_fields
 from modules.generation.guide import Guide
 from modules.generation.hires import as_made, enlarge, sizes_of
@@ -302,8 +301,8 @@ class BatchRun:
             vae_hash=self.vae.shorthash if self.vae else None,
             hires_schedule=hires_schedule,
             hires_checkpoint=self.shelf.identity(other).short_title if other else "",
-            sees_mask=self.rig.model.image_channels == 5,
-            edits=self.rig.model.image_channels == 4,
+            sees_mask=self.rig.model.image_channels == INPAINTING,
+            edits=self.rig.model.image_channels == EDITING,
             noted=noted,
         )
 

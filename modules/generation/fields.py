@@ -4,7 +4,7 @@ found out. Plain values; knows no torch and no files."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from modules.diffusion.names import SAMPLER_INFOS
+from modules.diffusion.names import sampler_info
 from modules.generation.infotext import generation_fields
 from modules.generation.plan import ImagePlan
 from modules.generation.request import GenerationRequest, Hires, Loopback, Mask, SdUpscale, SoftInpainting
@@ -37,7 +37,7 @@ class RunFacts:
 def fields_of(request: GenerationRequest, image: ImagePlan, facts: RunFacts, settings: Settings) -> Fields:
     """All fields of one picture. `write(image.prompt, image.negative_prompt, …)` makes the text of them."""
     init, hires = request.init, request.hires
-    info = next(info for info in SAMPLER_INFOS if info.name == request.sampler)
+    info = sampler_info(request.sampler)
     extra: Fields = script_fields(init.script) if init else {}
     if init and init.mask:
         extra |= soft_inpainting_fields(init.mask.soft) if init.mask.soft else {}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modules.diffusion.guidance import cfg
 from modules.diffusion.prediction import sigmas_from, t_to_sigma
-from modules.families.family import Conditioning, Model
+from modules.families.family import EDITING, Conditioning, Model
 from modules.generation.prompts import Prompts, together
 from modules.generation.skipping import Skipping
 
@@ -74,7 +74,7 @@ class Guide:
         call, self._calls = self._calls, self._calls + 1
         if self._before_call:
             self._before_call(call, t)
-        if self._model().image_channels == 4:
+        if self._model().image_channels == EDITING:
             return self._edited(x, t)
         skipping = self._skipping if self._skipping and self._skipping.is_on else None
         skips = skipping is not None and skipping.skips(call, self._sigma(t))

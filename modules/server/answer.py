@@ -10,7 +10,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from modules.app import App
-from modules.diffusion.names import SAMPLER_INFOS
+from modules.diffusion.names import AUTOMATIC, resolve, sampler_info
 from modules.generation import infotext
 from modules.generation.plan import ImagePlan, plan
 from modules.generation.request import GenerationRequest, Loopback
@@ -117,8 +117,8 @@ def extra_parameters(request: GenerationRequest, said: Mapping[str, str]) -> dic
     extra = {name: _value(name, text) for name, text in said.items() if name not in _ALWAYS}
     if request.init and isinstance(request.init.script, Loopback):
         extra["Denoising strength"] = strengths(request)[-1]  # as in A1111, though its infotexts have the first
-    resolved = _resolved_schedule(request)
-    if resolved != "Automatic":
+    resolved = resolve(sampler_info(request.sampler), request.schedule)
+    if resolved != AUTOMATIC:
         extra["Schedule type"] = resolved
     if request.hires:  # A1111 has functions there, and sends null for them
         extra |= {"Hires prompt": None, "Hires negative prompt": None}
@@ -138,8 +138,3 @@ def _value(name: str, text: str) -> Any:
             continue
         return value if str(value) == text else text
     return text
-
-
-def _resolved_schedule(request: GenerationRequest) -> str:
-    sampler = next(info for info in SAMPLER_INFOS if info.name == request.sampler)
-    return (sampler.schedule or "Automatic") if request.schedule == "Automatic" else request.schedule

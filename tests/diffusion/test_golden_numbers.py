@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from modules.diffusion.denoisers import levels_for
-from modules.diffusion.names import SAMPLER_INFOS
+from modules.diffusion.names import SAMPLER_INFOS, resolve
 from modules.diffusion.noise import ImageNoise, Source, Variation
 from modules.diffusion.prediction import scaled_linear_alphas_cumprod
-from modules.diffusion.schedules import SCHEDULES, resolve, sigmas_for, timesteps_for
+from modules.diffusion.schedules import SCHEDULES, sigmas_for, timesteps_for
 from tests.golden import golden as golden
 
 SHAPE = (4, 24, 16)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from modules.diffusion.denoisers import levels_for
-from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
+from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS, resolve
 from modules.diffusion.prediction import scaled_linear_alphas_cumprod, sigmas_from
-from modules.diffusion.schedules import SCHEDULES, resolve, sigmas_for, timesteps_for
+from modules.diffusion.schedules import SCHEDULES, sigmas_for, timesteps_for
 
 DATA = json.loads((Path(__file__).parents[1] / "data" / "sigmas.json").read_text())
 SAMPLERS = {info.name: info for info in SAMPLER_INFOS}
