@@ -20,7 +20,7 @@ from transformers import CLIPTextModel
 
 from tools.starter.artwork import Concept, Drawing, load_concepts
 from tools.starter.captions import BACKGROUNDS, DEFAULT_STYLE, WHITE, caption_zh, with_telling_tags
-from tools.starter.runstate import Plan, generators, load_state, save_state
+from tools.starter.runstate import Plan, generators, resumed
 from tools.starter.sources import STYLES
 from tools.starter.text import EMBEDDING_DEVIATION, END, START, byte_letters, load_tokenizer
 
@@ -54,16 +54,11 @@ def teach_chinese(
         "student": student,
         "optimizer": optimizer,
     }
-    step, elapsed_s = 0, 0.0
-    state = load_state(folder / "state.pt")
-    if state:
-        step, elapsed_s = state["step"], state["elapsed_s"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+    counters = resumed(folder, parts, step=0, elapsed_s=0.0)
+    step, elapsed_s = counters["step"], counters["elapsed_s"]
 
     def save() -> None:
-        counters = {"step": step, "elapsed_s": elapsed_s}
-        save_state({**counters, **{name: part.state_dict() for name, part in parts.items()}}, folder / "state.pt")
+        keep(folder, parts, step=step, elapsed_s=elapsed_s)
         student.save_pretrained(folder)
 
     def tokens(sentences: Sequence[str], length: int) -> Tensor:

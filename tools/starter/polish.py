@@ -23,7 +23,7 @@ from tools.starter.artwork import load_artwork
 from tools.starter.captions import caption
 from tools.starter.latents import composite, load_index, load_latents
 from tools.starter.networks import SCALE, use_fast_attention
-from tools.starter.runstate import Plan, generators, load_state, save_state
+from tools.starter.runstate import Plan, generators, keep, resumed
 from tools.starter.sampling import encode_prompts
 from tools.starter.text import load_tokenizer
 from tools.starter.vae import as_images, peak_signal_to_noise, picture_loss
@@ -91,19 +91,14 @@ def polish_vae(run: Path, polishing: Polishing, device: torch.device) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=polishing.plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     mean = EMA(vae, 0.995)
     parts = {"vae": vae, "mean": mean.module, "optimizer": optimizer}
-    step, elapsed_s = 0, 0.0
-    state = load_state(folder / "state.pt")
-    if state:
-        step, elapsed_s, mean.updates = state["step"], state["elapsed_s"], state["updates"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+    counters = resumed(folder, parts, step=0, elapsed_s=0.0, updates=0)
+    step, elapsed_s, mean.updates = counters["step"], counters["elapsed_s"], counters["updates"]
 
     def pictures(numbers: np.ndarray) -> Tensor:
         return as_images([composite(artwork[index[k][0]], index[k][1]) for k in numbers], device)
 
     def save() -> None:
-        counters = {"step": step, "elapsed_s": elapsed_s, "updates": mean.updates}
-        save_state({**counters, **{name: part.state_dict() for name, part in parts.items()}}, folder / "state.pt")
+        keep(folder, parts, step=step, elapsed_s=elapsed_s, updates=mean.updates)
         mean.module.save_pretrained(folder / "vae")
 
     last = {"line": elapsed_s, "save": elapsed_s}

@@ -6,14 +6,23 @@ Every random choice of step n comes from generators seeded with (seed, n), so th
 import logging
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 log = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """A network or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -59,3 +68,18 @@ def load_state(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def keep(folder: Path, parts: Mapping[str, Stateful], **counters: float) -> None:
+    """The run as it is now: its parts, and how far it is."""
+    save_state({**counters, **{name: part.state_dict() for name, part in parts.items()}}, folder / "state.pt")
+
+
+def resumed(folder: Path, parts: Mapping[str, Stateful], **counters: float) -> dict[str, Any]:
+    """The counters that `keep` left, and every part as it was; as they are given when the run has not begun."""
+    state = load_state(folder / "state.pt")
+    if state is None:
+        return counters
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return {name: state[name] for name in counters}

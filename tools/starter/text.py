@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPTokenizer
 
 from tools.starter.artwork import Concept, load_artwork
 from tools.starter.networks import TextSizes, make_text_encoder
-from tools.starter.runstate import Plan, generators, load_state, save_state
+from tools.starter.runstate import Plan, generators, keep, resumed
 from tools.starter.sources import CLIP, MINILM, fetch
 
 log = logging.getLogger(__name__)
@@ -57,16 +57,11 @@ def train_text(run: Path, sizes: TextSizes, plan: Plan, seed: int, device: torch
     parameters = [p for p in [*text.parameters(), *head.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.rate, weight_decay=0.01)
     parts = {"text": text, "head": head, "optimizer": optimizer}
-    step, elapsed_s = 0, 0.0
-    state = load_state(folder / "state.pt")
-    if state:
-        step, elapsed_s = state["step"], state["elapsed_s"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+    counters = resumed(folder, parts, step=0, elapsed_s=0.0)
+    step, elapsed_s = counters["step"], counters["elapsed_s"]
 
     def save() -> None:
-        counters = {"step": step, "elapsed_s": elapsed_s}
-        save_state({**counters, **{name: part.state_dict() for name, part in parts.items()}}, folder / "state.pt")
+        keep(folder, parts, step=step, elapsed_s=elapsed_s)
         text.save_pretrained(folder)
 
     batch_size = min(BATCH, len(sentences))

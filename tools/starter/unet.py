@@ -26,7 +26,7 @@ from modules.training.objective import (
 from tools.starter.captions import DEFAULT_STYLE, WHITE, caption
 from tools.starter.latents import CELLS, LARGER, Latents, larger_exist, load_latents
 from tools.starter.networks import use_fast_attention
-from tools.starter.runstate import Plan, generators, load_state, save_state
+from tools.starter.runstate import Plan, generators, keep, resumed
 from tools.starter.sampling import PROMPTS, encode_prompts, save_sheet
 from tools.starter.text import load_tokenizer
 
@@ -73,13 +73,10 @@ def train_unet(
         "text_mean": text_mean.module,
         "optimizer": optimizer,
     }
-    step, samples, elapsed_s = 0, 0, 0.0
-    state = load_state(folder / "state.pt")
-    if state:
-        step, samples, elapsed_s = state["step"], state["samples"], state["elapsed_s"]
-        unet_mean.updates = text_mean.updates = state["updates"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+    counters = resumed(folder, parts, step=0, samples=0, elapsed_s=0.0, updates=0)
+    step, samples, elapsed_s = counters["step"], counters["samples"], counters["elapsed_s"]
+    if step:
+        unet_mean.updates = text_mean.updates = counters["updates"]
         for group, fresh in zip(optimizer.param_groups, groups, strict=True):
             group["full_rate"] = fresh["full_rate"]  # a resumed run may go on at another rate
         log.info("going on at step %d, %.1f minutes", step, elapsed_s / 60)
@@ -91,8 +88,7 @@ def train_unet(
     alphas_bar = scaled_linear_alphas_bar().to(device)
 
     def save() -> None:
-        counters = {"step": step, "samples": samples, "elapsed_s": elapsed_s, "updates": unet_mean.updates}
-        save_state({**counters, **{name: part.state_dict() for name, part in parts.items()}}, folder / "state.pt")
+        keep(folder, parts, step=step, samples=samples, elapsed_s=elapsed_s, updates=unet_mean.updates)
         unet_mean.module.save_pretrained(folder / "unet")
         text_mean.module.save_pretrained(folder / "text_encoder")
 

@@ -21,7 +21,7 @@ from modules.training.objective import EMA
 from tools.starter.artwork import SIZE, load_artwork
 from tools.starter.captions import WHITE
 from tools.starter.latents import composite
-from tools.starter.runstate import Plan, generators, load_state, save_state
+from tools.starter.runstate import Plan, generators, keep, resumed
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +69,11 @@ def train_vae(run: Path, training: VaeTraining, vae: AutoencoderKL, device: torc
     optimizer = torch.optim.AdamW(parameters, lr=training.plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     mean = EMA(vae, 0.995)
     parts = {"vae": vae, "mean": mean.module, "probe": probe, "optimizer": optimizer}
-    step, elapsed_s = 0, 0.0
-    state = load_state(folder / "state.pt")
-    if state:
-        step, elapsed_s, mean.updates = state["step"], state["elapsed_s"], state["updates"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+    counters = resumed(folder, parts, step=0, elapsed_s=0.0, updates=0)
+    step, elapsed_s, mean.updates = counters["step"], counters["elapsed_s"], counters["updates"]
 
     def save() -> None:
-        counters = {"step": step, "elapsed_s": elapsed_s, "updates": mean.updates}
-        save_state({**counters, **{name: part.state_dict() for name, part in parts.items()}}, folder / "state.pt")
+        keep(folder, parts, step=step, elapsed_s=elapsed_s, updates=mean.updates)
         mean.module.save_pretrained(folder)
 
     last = {"line": elapsed_s, "save": elapsed_s}
