@@ -3,9 +3,9 @@
 Knows a shelf of models and pictures, and one snapshot of the settings; nothing of queues, files or HTTP.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from PIL import Image
@@ -23,25 +23,25 @@ from modules.generation.guide import Guide
 from modules.generation.hires import as_made, enlarge, sizes_of
 from modules.generation.img2img_scripts import rounds
 from modules.generation.infotext import write
-from modules.generation.initial import Initial, finished, prepare
+from modules.generation.initial import Initial, Pictures, finished, pictures_of, prepare
 from modules.generation.made import GeneratedImage
 from modules.generation.pixels import to_pictures
 from modules.generation.plan import Plan, Prompt, split
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
 from modules.generation.prompts import Padding, Prompts
 from modules.generation.refiner import Handover
-from modules.generation.request import GenerationRequest
+from modules.generation.request import GenerationRequest, Init
 from modules.generation.rig import Rig
 from modules.generation.shelf import Shelf
 from modules.generation.skipping import Skipping
 from modules.generation.steps import Span, spans
-from modules.imaging.resize import Upscale, lanczos
 from modules.library.vaes import VaeFile
 from modules.prompt.schedule import Timeline
 from modules.runtime.version import VERSION
 from modules.settings.schema import Settings
 
 Size = tuple[int, int]  # width, height: pixels
+PicturesOf = Callable[[Init, Size, Shelf], Pictures]
 
 
 def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Iterator[GeneratedImage]:
@@ -52,7 +52,8 @@ def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Iter
     """
     plan = replace(plan, request=as_made(plan.request, settings))
     with Rig(shelf, settings) as rig:
-        run = partial(run_batch, rig=rig, settings=settings)
+        pictures = lru_cache(maxsize=1)(partial(pictures_of, settings=settings))  # the same for every batch
+        run = partial(run_batch, rig=rig, pictures=pictures, settings=settings)
         for images, stopped in rounds(plan, shelf, settings, watch, run):
             yield from images
             if isinstance(stopped, Interrupted):
@@ -62,10 +63,10 @@ def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Iter
 # The mode belongs to this function and not to the generator above: it must not reach the code that takes the pictures.
 @torch.inference_mode()
 def run_batch(
-    number: int, plan: Plan, *, rig: Rig, shelf: Shelf, settings: Settings, watch: Watch
+    number: int, plan: Plan, *, rig: Rig, pictures: PicturesOf, shelf: Shelf, settings: Settings, watch: Watch
 ) -> tuple[list[GeneratedImage], Interrupted | Skipped | None]:
     """The pictures of one batch, and what ended it early, if anything did."""
-    run = BatchRun(number, plan, rig, shelf, settings, watch)
+    run = BatchRun(number, plan, rig, pictures, shelf, settings, watch)
     stopped: Interrupted | Skipped | None = None
     try:
         latents = run.passes()
@@ -73,15 +74,25 @@ def run_batch(
         if run.latest is None:
             return [], stop
         latents, stopped = run.latest, stop
-    return run.pictures(latents, complete=stopped is None), stopped
+    return run.finish(latents, complete=stopped is None), stopped
 
 
 class BatchRun:
     """One batch on its way. Lives as long as the batch."""
 
-    def __init__(self, number: int, plan: Plan, rig: Rig, shelf: Shelf, settings: Settings, watch: Watch):
+    def __init__(
+        self,
+        number: int,
+        plan: Plan,
+        rig: Rig,
+        pictures: PicturesOf,
+        shelf: Shelf,
+        settings: Settings,
+        watch: Watch,
+    ):
         self.request, self.batch = plan.request, plan.batches[number]
         self.rig, self.shelf, self.settings, self.watch = rig, shelf, settings, watch
+        self.pictures = pictures
         self.sizes = sizes_of(self.request)
         self.spans = spans(self.request, settings.img2img_fix_steps)
         self.latest: Tensor | None = None  # the model's last guess at the clean latents
@@ -113,7 +124,8 @@ class BatchRun:
         self.vae = self.rig.at_work.vae
         start = None
         if request.init:
-            self.initial = prepare(request, self.batch, self.rig.model, settings, self.shelf.picture, self.upscale())
+            pictures = self.pictures(request.init, size, self.shelf)
+            self.initial = prepare(pictures, request, self.batch, self.rig.model, settings)
             self.warnings |= dict.fromkeys([self.initial.note] if self.initial.note else [])
             start = Start(
                 self.initial.latent,
@@ -129,12 +141,6 @@ class BatchRun:
         guide = self.guide_of(prompts, negatives, timeline, scale, size, calls, second=False)
         latents = self.walked(info, request.schedule, self.spans[0], size, guide, start)
         return self.initial.settled(latents) if self.initial else latents
-
-    def upscale(self) -> Upscale:
-        """For init images that are smaller than the picture."""
-        settings = self.settings
-        name = settings.upscaler_for_img2img
-        return self.shelf.upscaler(name, settings) if name else lanczos
 
     def second_pass(self, latents: Tensor) -> Tensor:
         request, hires, sizes, settings = self.request, self.request.hires, self.sizes, self.settings
@@ -259,7 +265,7 @@ class BatchRun:
 
     # --- the pictures --------------------------------------------------------------------------------------------
 
-    def pictures(self, latents: Tensor, complete: bool) -> list[GeneratedImage]:
+    def finish(self, latents: Tensor, complete: bool) -> list[GeneratedImage]:
         report = self._report("decoding")
         self.watch(replace(report, step=report.steps))
         pixels = self.rig.model.decode(latents)  # (B, 3, H, W)

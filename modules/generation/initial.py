@@ -17,6 +17,7 @@ from modules.generation.latent_upscale import upscale_latent
 from modules.generation.pixels import to_tensor
 from modules.generation.plan import ImagePlan
 from modules.generation.request import RESIZE_MODES, GenerationRequest, Init, Mask
+from modules.generation.shelf import Shelf
 from modules.imaging.colours import corrected
 from modules.imaging.inpainting import Inpainting, inpainting, masked_part, overlaid
 from modules.imaging.masks import fit_mask, prepared_mask
@@ -63,47 +64,49 @@ class Initial:
         return self.latent * (1 - self.latent_mask) + latents * self.latent_mask
 
 
-def prepare(
-    request: GenerationRequest,
-    batch: Sequence[ImagePlan],
-    model: Model,
-    settings: Settings,
-    picture: Callable[[str], Image.Image],
-    upscale: Upscale = lanczos,
-) -> Initial:
-    """Raises ValueError when a picture is gone."""
-    init = request.init
-    assert init is not None
-    size = (request.width, request.height)
-    ids = init.images if len(init.images) > 1 else init.images * len(batch)
-    originals = [flatten(picture(id), settings.img2img_background_color) for id in dict.fromkeys(ids)]
+@dataclass(frozen=True)
+class Pictures:
+    """What all batches of a request begin with: no seed and no model has touched it."""
+
+    sources: tuple[Image.Image, ...]  # RGB, what the model starts from, one for each init image
+    originals: tuple[Image.Image, ...]  # RGB, as the user gave them
+    painting: Inpainting | None
+    note: str | None  # a sentence for the user
+
+
+def pictures_of(init: Init, size: tuple[int, int], shelf: Shelf, settings: Settings) -> Pictures:
+    """Raises ValueError when a picture is gone or does not fit."""
+    name = settings.upscaler_for_img2img  # for init images that are smaller than the picture
+    upscale = shelf.upscaler(name, settings) if name else lanczos
+    originals = [flatten(shelf.picture(id), settings.img2img_background_color) for id in init.images]
     painting, note = None, None
     if init.mask:
-        painting, note = painting_of(init.mask, init, size, originals[0].size, picture, upscale)
+        painting, note = painting_of(init.mask, init, size, originals[0].size, shelf.picture, upscale)
     if painting and init.mask:
         sources = [painting.source(original, init.mask.content) for original in originals]
     elif init.resize_mode == LATENT_UPSCALE:
         sources = originals
     else:
         sources = [resize_image(init.resize_mode, original, *size, upscale) for original in originals]
-    order = [list(dict.fromkeys(ids)).index(ids[image.index % len(ids)]) for image in batch]
-    latent = encoded(model, [sources[i] for i in order], [image.seed for image in batch])
-    cells = (request.height // model.latent.factor, request.width // model.latent.factor)
+    return Pictures(tuple(sources), tuple(originals), painting, note)
+
+
+def prepare(
+    pictures: Pictures, request: GenerationRequest, batch: Sequence[ImagePlan], model: Model, settings: Settings
+) -> Initial:
+    """The start of this batch: of every init image one, or all of the only one."""
+    init, painting = request.init, pictures.painting
+    assert init is not None
+    order = [image.index % len(pictures.sources) for image in batch]
+    sources = tuple(pictures.sources[i] for i in order)
+    latent = encoded(model, sources, [image.seed for image in batch])
     if init.resize_mode == LATENT_UPSCALE:
-        latent = upscale_latent(latent, cells[1], cells[0])
+        latent = upscale_latent(latent, request.width // model.latent.factor, request.height // model.latent.factor)
     soft = SoftInpainting(**init.mask.soft.model_dump()) if painting and init.mask and init.mask.soft else None
     mask = latent_mask_of(painting, init.mask, soft is not None, model) if painting and init.mask else None
     if mask is not None and init.mask:
         latent = filled(latent, mask, init.mask, batch, settings)
-    return Initial(
-        tuple(sources[i] for i in order),
-        tuple(originals[i] for i in order),
-        latent,
-        painting,
-        mask,
-        soft,
-        note,
-    )
+    return Initial(sources, tuple(pictures.originals[i] for i in order), latent, painting, mask, soft, pictures.note)
 
 
 def painting_of(

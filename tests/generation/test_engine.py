@@ -265,3 +265,16 @@ def test_small_init_images_are_enlarged_by_the_upscaler_of_the_settings(
         lambda p: None,
     )
     assert asked == ["Lanczos"] and np.abs(pixels(red).astype(int) - pixels(black).astype(int)).max() > 0
+
+
+def test_init_pictures_are_made_ready_once_for_all_batches(tiny_model: Any, checkpoint: Checkpoint) -> None:
+    taken: list[str] = []
+
+    def picture(id: str) -> Image.Image:
+        taken.append(id)
+        return Image.new("RGB", (70, 50), "red")
+
+    shelf = replace(Shelf.of(tiny_model, checkpoint), picture=picture)
+    wanted = request(init=Init(images=("a" * 64,), mask=Mask(image="b" * 64)), batch_count=3, steps=2)
+    assert len(list(generate(plan(wanted), shelf, Settings(), lambda progress: None))) == 3
+    assert taken == ["a" * 64, "b" * 64]
