@@ -1,5 +1,4 @@
-"""Keeps the pictures of a run: the file, its row, its event, in an order that survives a crash at any point. One
-place, so that it can move to a thread of its own."""
+"""Keeps the pictures of a run: the file, its row, its event, in an order that survives a crash at any point."""
 
 import io
 import logging

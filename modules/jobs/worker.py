@@ -20,6 +20,7 @@ from modules.jobs.job import Job, State
 from modules.jobs.keeper import Keeper
 from modules.jobs.pace import Pace
 from modules.jobs.queue import JobQueue, Run
+from modules.jobs.saving import Saving
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.library.header import ModelFileError
 from modules.settings.schema import Settings
@@ -238,16 +239,21 @@ class Worker:
         todo = plan(job.request, {image.index for image in job.images}, self._texts(settings))
         last_of_batch = {batch[-1].index for batch in todo.batches}
         pictures = iter(()) if run.ends else engine.generate(todo, checkpoint, settings, teller.watch)
-        cut = False
-        for made in pictures:
-            cut = cut or (not made.complete and run.ends)
-            if made.complete or not run.cancel:
-                teller.tell_saving(made.plan.batch)
-                self._keeper.keep(run, made, checkpoint, settings)
-            if made.index in last_of_batch:
-                run.skip = False  # it came too late for that batch, and does not mean the next
-                if run.ends or self._stopping.is_set():
-                    break
+        cut, last = False, 0
+
+        def keep(made: GeneratedImage) -> None:
+            self._keeper.keep(run, made, checkpoint, settings)
+
+        with Saving(keep) as saving:
+            for made in pictures:
+                cut, last = cut or (not made.complete and run.ends), made.plan.batch
+                if made.complete or not run.cancel:
+                    saving.hand_over(made)
+                if made.index in last_of_batch:
+                    run.skip = False  # it came too late for that batch, and does not mean the next
+                    if run.ends or self._stopping.is_set():
+                        break
+            teller.tell_saving(last)
         return self._outcome(run, cut)
 
     def _outcome(self, run: Run, cut: bool) -> State:
