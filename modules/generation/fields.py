@@ -44,6 +44,7 @@ def fields_of(request: GenerationRequest, image: ImagePlan, facts: RunFacts, set
         extra |= inpaint_fields(init.mask)
     if hires:
         extra |= hires_fields(hires, request.sampler, image, facts)
+    extra |= {"Step caching": settings.step_caching} if settings.step_caching > 1 else {}
     extra |= noise_fields(settings, init=init is not None, hires=hires is not None)
     fixed = {
         "Image CFG scale": init.image_cfg_scale if init and facts.edits else None,

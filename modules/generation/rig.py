@@ -9,6 +9,7 @@ from modules.families.family import Model, TextOptions
 from modules.families.latent import noise_levels
 from modules.families.networks.applied import applied
 from modules.families.networks.embeddings import FittedEmbeddings
+from modules.families.networks.step_caching import step_caching
 from modules.families.networks.tiling import tiling
 from modules.families.networks.token_merging import token_merging
 from modules.generation.prompts import Encoder
@@ -62,6 +63,7 @@ class Rig:
             self._manner.close()
             self._manner.enter_context(tiling(self.model, self._settings.tiling))
             self._manner.enter_context(token_merging(self.model, merging))
+            self._manner.enter_context(step_caching(self.model, self._settings.step_caching))
         if keys != self._keys:
             self._encoder = Encoder(self.model, replace(options, embeddings=self.at_work.embeddings))
         self._keys = keys

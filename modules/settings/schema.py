@@ -179,6 +179,13 @@ class Optimizations(Section):
     token_merging_ratio_hr: float = setting(
         0.0, "The same in the hires pass.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio hr"
     )
+    step_caching: int = setting(
+        1,
+        "Go through the whole UNet only every so many calls: faster, another picture.",
+        ge=1,
+        le=10,
+        infotext="Step caching",
+    )
     pad_cond_uncond: bool = setting(False, "Pad prompt and negative prompt to one length.", infotext="Pad conds")
     pad_cond_uncond_v0: bool = setting(
         False, "Pad as old versions did, with the same vector again.", infotext="Pad conds v0"

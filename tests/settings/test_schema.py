@@ -35,7 +35,7 @@ def test_defaults_types_ranges_and_infotext_names_are_those_of_a1111():
     with FACTS.open(encoding="utf-8", newline="") as file:
         rows = {row["key"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
     ours_on_purpose = {"api_enable_requests"}  # theirs opens URLs that a request names
-    ours_alone = {"ddpm_variance"}  # A1111 has no DDPM
+    ours_alone = {"ddpm_variance", "step_caching"}  # A1111 has neither
     for key, info in SETTINGS.items():
         if key in ours_alone:
             assert key not in rows
