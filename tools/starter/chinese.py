@@ -20,7 +20,7 @@ from transformers import CLIPTextModel
 
 from tools.starter.artwork import Concept, Drawing, load_concepts
 from tools.starter.captions import BACKGROUNDS, DEFAULT_STYLE, WHITE, caption_zh, with_telling_tags
-from tools.starter.runstate import Plan, generators, resumed
+from tools.starter.runstate import Plan, generators, keep, resumed
 from tools.starter.sources import STYLES
 from tools.starter.text import EMBEDDING_DEVIATION, END, START, byte_letters, load_tokenizer
 
@@ -73,15 +73,15 @@ def teach_chinese(
         pairs = [sentence_pair(concepts[k], styles, rng) for k in rng.integers(len(concepts), size=BATCH)]
         length = LONG if step % 4 == 0 else LENGTH
         english, chinese = (tokens(side, length) for side in zip(*pairs, strict=True))
-        keep = step % KEEP_EVERY == 0
+        holds = step % KEEP_EVERY == 0
         for group in optimizer.param_groups:
             group["lr"] = group["full_rate"] * plan.factor(step, elapsed_s)
         with torch.autocast(device.type, torch.bfloat16):
             wanted = teacher(english).last_hidden_state.float()  # (B, length, hidden)
-            found = student(torch.cat([chinese, english]) if keep else chinese).last_hidden_state.float()
+            found = student(torch.cat([chinese, english]) if holds else chinese).last_hidden_state.float()
         miss = _at_and_behind_end(found[:BATCH], chinese, wanted, english)
         loss = miss
-        if keep:
+        if holds:
             drift = (found[BATCH:] - wanted).square().mean()
             loss = loss + drift
         optimizer.zero_grad(set_to_none=True)
