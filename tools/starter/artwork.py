@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,5 +179,5 @@ def _key(hexcode: str) -> str:
     return "-".join(point for point in hexcode.lower().split("-") if point != "fe0f")
 
 
-def _json(file: Path):  # noqa: ANN202 – whatever the package holds
+def _json(file: Path) -> Any:
     return json.loads(file.read_text("utf-8"))

@@ -74,7 +74,8 @@ def sample(
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         both = model.predict_eps(torch.cat([x, x]), t.expand(2 * len(x)), context)
-        return cfg(*both.chunk(2), cfg_scale)
+        with_prompt, without = both.chunk(2)
+        return cfg(with_prompt, without, cfg_scale)
 
     sigmas = sigmas_for(info, "Automatic", steps, levels_for(info, model.alphas_cumprod))
     noise = torch.stack([torch.randn(4, *cells, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -98,7 +99,7 @@ def export(run: Path, models: Path) -> None:
     (models / "starter.words.txt").write_text("\n".join(words) + "\n", "utf-8")
     (models / "starter.LICENSES.md").write_text(attributions(styles), "utf-8")
     z = sample_latents(unet, text, load_tokenizer(run), CARD)
-    card = tile(decode(vae, z), 2).convert("P", palette=1, colors=256)
+    card = tile(decode(vae, z), 2).convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
     card.save(models / "starter.png", optimize=True)
     if (models / "starter.png").stat().st_size > PREVIEW_LIMIT:
         raise ValueError(f"starter.png has more than {PREVIEW_LIMIT} bytes: show fewer pictures")

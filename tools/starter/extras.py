@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -204,7 +205,9 @@ def _card(starter: Starter, prompts: Sequence[str], context: Callable[[Sequence[
 
 
 def _save_card(file: Path, pictures: np.ndarray, description: str, trigger: str) -> None:
-    tile(pictures, 2).convert("P", palette=1, colors=256).save(file.with_suffix(".png"), optimize=True)
+    tile(pictures, 2).convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(
+        file.with_suffix(".png"), optimize=True
+    )
     card = {"description": description, "sd version": "SD1", "activation text": trigger, "preferred weight": 1}
     file.with_suffix(".json").write_text(json.dumps(card, indent=4) + "\n", "utf-8")
     log.info("%s: %.0f KiB", file.name, file.stat().st_size / 1024)

@@ -136,7 +136,7 @@ def composite(picture: NDArray[np.uint8], background: str) -> NDArray[np.float32
     """RGBA (H, W, 4) on a plain background: RGB (H, W, 3) in -1..1."""
     alpha = picture[..., 3:].astype(np.float32) / 255
     rgb = picture[..., :3] * alpha + np.array(BACKGROUNDS[background], np.float32) * (1 - alpha)
-    return rgb / 127.5 - 1
+    return np.asarray(rgb / 127.5 - 1, np.float32)
 
 
 @torch.no_grad()

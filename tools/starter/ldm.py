@@ -62,9 +62,9 @@ def unet_names(names: Mapping[str, Tensor], fields: Any) -> dict[str, str]:
 
 
 def _unet_name(name: str, blocks: dict[str, str]) -> str:
-    for start, ldm in _UNET_ENDS.items():
-        if name.startswith(start):
-            return ldm + name.removeprefix(start)
+    for end, ldm in _UNET_ENDS.items():
+        if name.startswith(end):
+            return ldm + name.removeprefix(end)
     start = next((start for start in blocks if name.startswith(start)), None)
     if start is None:
         raise KeyError(f"{name} has no place in LDM's UNet")

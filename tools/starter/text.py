@@ -7,7 +7,7 @@ import gzip
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def train_text(run: Path, sizes: TextSizes, plan: Plan, seed: int, device: torch
     folder.mkdir(exist_ok=True)
     tokenizer = load_tokenizer(run)
     _, drawings = load_artwork(run)
-    sentences = sorted(set(_sentences({d.concept.key: d.concept for d in drawings}.values(), seed)))
+    sentences = sorted(set(_sentences(list({d.concept.key: d.concept for d in drawings}.values()), seed)))
     targets = _cached(folder / "targets.pt", lambda: embed_with_minilm(run, sentences, device)).to(device)
     tokens = tokenizer(sentences, padding="max_length", truncation=True, max_length=WINDOW, return_tensors="pt")
     ids = tokens.input_ids  # (sentences, 77)
@@ -179,7 +179,7 @@ def _sentences(concepts: Sequence[Concept], seed: int) -> Iterator[str]:
             yield ", ".join(str(tag) for tag in rng.permutation(concept.tags)[:3])
 
 
-def _cached(file: Path, make) -> Tensor:
+def _cached(file: Path, make: Callable[[], Tensor]) -> Tensor:
     if not file.exists():
         torch.save(make(), file)
     return torch.load(file, weights_only=True)

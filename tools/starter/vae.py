@@ -159,7 +159,7 @@ def _augmented(picture: NDArray[np.uint8], crop: int, swapped: float, rng: np.ra
     rgb = part[..., :3].astype(np.float32) / 255 * alpha + background * (1 - alpha)
     if rng.random() < swapped:
         rgb = rgb[..., rng.permutation(3)]
-    return rgb * 2 - 1
+    return np.asarray(rgb * 2 - 1, np.float32)
 
 
 def as_images(pictures: list[NDArray[np.float32]], device: torch.device) -> Tensor:
