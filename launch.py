@@ -33,6 +33,7 @@ from modules.runtime.paths import PathError, paths_from
 from modules.runtime.surroundings import surroundings
 
 INTERRUPTED, FAILED, BAD_COMMAND_LINE = 130, 1, 2
+MOST_TEST_WORKERS = 4  # each has a server, a browser and a gigabyte of libraries
 
 
 def main(argv: Sequence[str]) -> int:
@@ -95,7 +96,11 @@ def test(arguments: Sequence[str]) -> int:
     environment = installing.environment_for(ROOT, False, os.environ)
     files = (installing.REQUIREMENTS, installing.DEV_REQUIREMENTS)
     installing.install(ROOT, environment, files, say)
+    workers = test_workers(arguments, os.cpu_count() or 1)
     environ = child_environment(os.environ)
+    if workers > 1:  # each of them computes on its own core
+        environ.setdefault("OMP_NUM_THREADS", "1")
+        arguments = ["-n", str(workers), *arguments]
     pytest = subprocess.Popen([str(environment.python), "-m", "pytest", *arguments], cwd=ROOT, env=environ)
     try:
         return pytest.wait()
@@ -103,6 +108,11 @@ def test(arguments: Sequence[str]) -> int:
         if pytest.poll() is None:
             pytest.terminate()
             pytest.wait()
+
+
+def test_workers(arguments: Sequence[str], cores: int) -> int:
+    """How many processes share the tests: one, where the user chose some tests, or says how they are to run."""
+    return 1 if arguments else min(cores, MOST_TEST_WORKERS)
 
 
 def install_if_needed(flags: Namespace) -> installing.Environment:

@@ -300,6 +300,11 @@ def test_the_link_of_an_open_server_has_its_token(capsys, monkeypatch):
     assert len(opened) == 1
 
 
+def test_all_tests_are_shared_by_the_cores_and_chosen_ones_are_not():
+    assert [launch_module.test_workers((), cores) for cores in (1, 2, 16)] == [1, 2, 4]
+    assert launch_module.test_workers(("-k", "queue"), 16) == 1
+
+
 def test_extensions_find_what_they_ask_launch_for():
     assert launch_module.is_installed("pytest") and launch_module.is_installed("PIL")
     assert not launch_module.is_installed("easel-no-such-package")
