@@ -3,6 +3,7 @@ launch.py can read it before anything is installed. Knows nothing of what the fl
 
 import argparse
 import difflib
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Literal, NoReturn
 Kind = Literal["switch", "text", "path", "whole", "port", "words", "texts"]
 
 DEFAULT_PORT = 7860
+HARMLESS = ("--use-cpu", "--device-id")  # words, whose values may be shown to anybody
 
 
 class FlagError(ValueError):
@@ -55,6 +57,24 @@ def words(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         return [*shlex.split(text), *argv]
     # Backslashes are path separators there, not escapes.
     return [*(word.strip("\"'") for word in shlex.split(text, posix=False)), *argv]
+
+
+def described(flags: argparse.Namespace) -> list[str]:
+    """The flags that differ from their defaults, as they are typed. What may name a folder, a person or a secret is
+    shown as `…`: this is for reports that people paste into public places."""
+    words = []
+    for flag in FLAGS:
+        value = getattr(flags, flag.dest, flag.default)
+        if value == flag.default or value is False or value is None:
+            continue
+        if flag.kind == "switch":
+            words.append(flag.name)
+            continue
+        values = [str(part) for part in value] if isinstance(value, list | tuple) else [str(value)]
+        open_kind = flag.kind in ("whole", "port") or flag.choices or flag.name in HARMLESS
+        told = [part if open_kind and re.fullmatch(r"[\w,.-]{1,24}", part) else "…" for part in values]
+        words.append(" ".join([flag.name, *told]))
+    return words
 
 
 def help_text() -> str:
