@@ -74,6 +74,18 @@ class Weights(ABC):
         self._forget(piece.name, info)
         return copied
 
+    def stored(self, name: str) -> Tensor:
+        """The tensor's bytes (N,) uint8 as they lie in the file, valid until it is closed; nothing of them is checked.
+        `done_with` gives their pages back. Raises ModelFileError for a dtype that can't be read so."""
+        info = self.header.tensors[name]
+        dtype = DTYPES.get(info.dtype) or INTEGERS.get(info.dtype)
+        if dtype is None:
+            raise ModelFileError(self.path, f"the tensor {name!r} has dtype {info.dtype}, which can't be copied")
+        return self._stored(name, info, dtype).contiguous().view(-1).view(torch.uint8)
+
+    def done_with(self, name: str) -> None:
+        self._forget(name, self.header.tensors[name])
+
     @abstractmethod
     def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         """The tensor where it lies in the file."""
@@ -88,6 +100,13 @@ class WeightFile(Weights):
     def __init__(self, path: Path, header: Header, mapping: mmap.mmap):
         super().__init__(path, header)
         self._mapping = mapping
+
+    def stored(self, name: str) -> Tensor:
+        """Of any dtype: a safetensors file says how many bytes there are."""
+        info = self.header.tensors[name]
+        if info.start == info.end:
+            return torch.empty(0, dtype=torch.uint8)
+        return torch.frombuffer(self._mapping, dtype=torch.uint8, count=info.end - info.start, offset=info.start)
 
     def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         if info.start == info.end:
@@ -124,6 +143,10 @@ class RenamedFiles(Weights):
     def __init__(self, path: Path, header: RenamedHeader, files: Mapping[Path, Weights]):
         super().__init__(path, header)
         self._places, self._files = header.places, files
+
+    def stored(self, name: str) -> Tensor:
+        path, _, own = self._places[name]
+        return self._files[path].stored(own)
 
     def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         path, _, own = self._places[name]
