@@ -1,7 +1,8 @@
 """Starts Easel: `python launch.py`. Makes venv/, installs requirements.txt, runs webui.py and keeps it alive.
 
-`python launch.py install` only installs, `python launch.py test [pytest arguments]` runs the tests. Standard library
-only. Extensions import this file as well, for `is_installed` and `run_pip`.
+`python launch.py install` only installs, `python launch.py test [pytest arguments]` runs the tests, `python launch.py
+bench [options]` times this machine. Standard library only. Extensions import this file as well, for `is_installed` and
+`run_pip`.
 """
 
 import sys
@@ -32,18 +33,21 @@ from modules.runtime import installing, listening, supervising
 from modules.runtime.paths import PathError, paths_from
 from modules.runtime.surroundings import surroundings
 
+COMMANDS = ("install", "test", "bench")
 INTERRUPTED, FAILED, BAD_COMMAND_LINE = 130, 1, 2
 MOST_TEST_WORKERS = 4  # each has a server, a browser and a gigabyte of libraries
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code: 0 ended as asked, 130 by Ctrl-C, 2 a command line that cannot be obeyed, 1 the rest."""
-    command, rest = (argv[0], argv[1:]) if argv and argv[0] in ("install", "test") else ("start", argv)
+    command, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("start", argv)
     try:
         with supervising.signals_as_exceptions():
             if command == "test":
                 return test(rest)
             typed = command_line.words(rest, os.environ)
+            if command == "bench":
+                return bench(typed)
             flags = command_line.parse(typed)
             if command == "install":
                 return install(flags)
@@ -101,18 +105,29 @@ def test(arguments: Sequence[str]) -> int:
     if workers > 1:  # each of them computes on its own core
         environ.setdefault("OMP_NUM_THREADS", "1")
         arguments = ["-n", str(workers), *arguments]
-    pytest = subprocess.Popen([str(environment.python), "-m", "pytest", *arguments], cwd=ROOT, env=environ)
-    try:
-        return pytest.wait()
-    finally:
-        if pytest.poll() is None:
-            pytest.terminate()
-            pytest.wait()
+    return ended([str(environment.python), "-m", "pytest", *arguments], environ)
 
 
 def test_workers(arguments: Sequence[str], cores: int) -> int:
     """How many processes share the tests: one, where the user chose some tests, or says how they are to run."""
     return 1 if arguments else min(cores, MOST_TEST_WORKERS)
+
+
+def bench(words: Sequence[str], program: Path = ROOT / "bench" / "engine.py") -> int:
+    """Times Easel and diffusers on this machine. `words`: options of the bench, and flags of Easel among them."""
+    environment = install_if_needed(command_line.parse_among(words))
+    return ended([str(environment.python), str(program), *words], child_environment(os.environ))
+
+
+def ended(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Runs a program in the program's folder, until its end or ours; the exit code is its own."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environ)
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
 
 
 def install_if_needed(flags: Namespace) -> installing.Environment:

@@ -19,7 +19,8 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import FrameType
+from typing import Any, Literal, NoReturn
 
 import numpy
 
@@ -441,5 +442,13 @@ def whole(least: int) -> Callable[[str], int]:
     return read
 
 
+def interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt  # as by Ctrl-C: the present process is ended and the checkpoint deleted
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, interrupted)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("bench: stopped")

@@ -3,6 +3,8 @@
 The server is a stand-in (tests/standin/server.py) but in the last test, which starts the real one.
 """
 
+import ast
+import json
 import os
 import re
 import signal
@@ -12,12 +14,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 import launch as launch_module
+from tests.tiny import HEADS, SIZES
 
 ROOT = Path(__file__).resolve().parents[1]
 STANDIN = ROOT / "tests" / "standin" / "server.py"
@@ -266,6 +270,57 @@ def test_help_needs_nothing_installed():
         [sys.executable, "-S", "-E", "launch.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 0 and "--medvram" in done.stdout
+
+
+# -- the bench ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_bench_gets_its_options_and_the_users_flags(tmp_path, monkeypatch):
+    program, told = tmp_path / "program.py", tmp_path / "told"
+    program.write_text(
+        f"import os, sys; open({str(told)!r}, 'w').write(repr((sys.argv[1:], dict(os.environ)))); sys.exit(7)"
+    )
+    monkeypatch.setattr(launch_module, "bench", partial(launch_module.bench, program=program))
+    monkeypatch.setenv("COMMANDLINE_ARGS", "--no-half --use-cpu all")
+    assert launch_module.main(["bench", "--no-venv", "--skip-install", "--quick", "--steps", "3"]) == 7
+    words, environ = ast.literal_eval(told.read_text())
+    assert words == ["--no-half", "--use-cpu", "all", "--no-venv", "--skip-install", "--quick", "--steps", "3"]
+    assert "COMMANDLINE_ARGS" not in environ and environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--medvarm"], "bench: there is no flag --medvarm; did you mean --medvram?"),
+        (["--cases", "sd9"], "there is no 'sd9'; there are sd15-512-b1"),
+        (["--port", "80"], "ports below 1024"),
+    ],
+)
+def test_a_bench_that_cannot_be_run(words, said):
+    command = [sys.executable, "launch.py", "bench", "--no-venv", "--skip-install", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=clean(), timeout=60)
+    assert done.returncode == 2 and said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_benchs_help_names_its_options():
+    command = [sys.executable, "launch.py", "bench", "--no-venv", "--skip-install", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=clean(), timeout=60)
+    assert done.returncode == 0 and "--quick" in done.stdout and "--medvram" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_bench_of_this_machine(tmp_path):
+    sizes = tmp_path / "sizes.json"
+    sizes.write_text(json.dumps({"sd1": {"parts": SIZES["sd1"], "metadata": HEADS}}))
+    command = [sys.executable, "launch.py", "bench", "--no-venv", "--skip-install", "--use-cpu", "all", "--quick"]
+    command += ["--cases", "sd15-512-b1", "--engines", "easel", "--sizes", str(sizes), "--side", "64"]
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, env=clean(), timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "SD 1.5, 64 x 64, batch 1" in done.stdout and re.search(r"seconds a step +0\.\d+", done.stdout)
+    assert str(tmp_path) not in done.stdout and list(tmp_path.iterdir()) == [sizes]
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------

@@ -44,6 +44,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
+def parse_among(argv: Sequence[str]) -> argparse.Namespace:
+    """The same where words of another program stand between our flags: they are passed over."""
+    return _parser().parse_known_args([word for word in argv if word not in ("-h", "--help")])[0]
+
+
 def notes(argv: Sequence[str]) -> list[str]:
     """One sentence for each flag on this command line that is accepted and does nothing."""
     given = vars(_parser(only_given=True).parse_known_args(list(argv))[0])
@@ -108,9 +113,10 @@ class _Parser(argparse.ArgumentParser):
 def _parser(only_given: bool = False) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python launch.py",
-        usage="python launch.py [install | test [pytest arguments]] [flags]",
+        usage="python launch.py [install | test [pytest arguments] | bench [its options]] [flags]",
         description="Starts Easel. Flags may also stand in the environment variable COMMANDLINE_ARGS.",
-        epilog="TORCH_INDEX_URL in the environment names the package index of another torch (CPU, ROCm, …)",
+        epilog="`bench` times this machine (see `bench --help`). TORCH_INDEX_URL in the environment names the package "
+        "index of another torch (CPU, ROCm, …)",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=120),
         allow_abbrev=False,
     )
@@ -176,7 +182,9 @@ def _port(word: str) -> int:
 def _unknown_words(word: str) -> str:
     name = word.split("=", 1)[0]
     if not name.startswith("-"):
-        return f"{word!r} belongs to no flag; commands are `install` and `test`, flags begin with -- (see --help)"
+        return (
+            f"{word!r} belongs to no flag; commands are `install`, `test` and `bench`, flags begin with -- (see --help)"
+        )
     near = difflib.get_close_matches(name, [flag.name for flag in FLAGS], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "--help lists all flags"
     return f"there is no flag {name}; {hint}"
