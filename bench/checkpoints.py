@@ -84,6 +84,29 @@ def save_original(
     return path
 
 
+def save_gguf(path: Path, tensors: Mapping[str, Tensor], kind: str = "Q8_0", architecture: str = "sd1") -> Path:
+    """As the community makes them: large weights quantised, those of rows that fill no blocks folded first."""
+    import gguf
+
+    quantised = gguf.GGMLQuantizationType[kind]
+    block, _ = gguf.GGML_QUANT_SIZES[quantised]
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, tensor in tensors.items():
+        numbers, is_large = tensor.detach().float().numpy(), tensor.ndim > 1 and tensor.numel() % 256 == 0
+        if is_large and tensor.shape[-1] % block:
+            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(tensor.shape))
+            numbers = numbers.reshape(-1, 256)
+        if is_large:
+            writer.add_tensor(name, gguf.quants.quantize(numbers, quantised), raw_dtype=quantised)
+        else:
+            writer.add_tensor(name, numbers)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def original_tensors(kind: Kind, parts: Parts) -> dict[str, Tensor]:
     """By the names of the original layout."""
     tensors = {}

@@ -13,6 +13,7 @@ from modules.families import weights
 from modules.families.folders import folder_header, is_vae_of_diffusers, vae_places
 from modules.families.hints import LayoutError
 from modules.families.weights import DTYPES, INTEGERS, RenamedFiles, RenamedHeader, Weights
+from modules.library.gguf import is_gguf, read_gguf_header
 from modules.library.header import Header, ModelFileError, TensorInfo, open_regular, read_header
 from modules.runtime.archive import PickleError
 from modules.runtime.pickles import load_pickle
@@ -32,6 +33,8 @@ def header_of(path: Path) -> Header:
     """Raises ModelFileError for what is no checkpoint in a known format, or not a whole one."""
     if path.is_dir():
         return folder_header(path, header_of)
+    if is_gguf(path):
+        return read_gguf_header(path)
     if path.suffix.rstrip().lower() not in PICKLED or not _is_archive(path):
         return read_header(path)
     tensors = _load(path)
@@ -79,7 +82,7 @@ class PickledFile(Weights):
         super().__init__(path, header)
         self._tensors = tensors
 
-    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
+    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype, device: torch.device) -> Tensor:
         return self._tensors[name].detach()
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from modules.families import fp8
+from modules.families.gguf import dequantised
+from modules.library.gguf import QUANTISED
 from modules.library.header import Header, ModelFileError, TensorInfo
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -31,6 +34,8 @@ INTEGERS: Mapping[str, torch.dtype] = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+# Beside a weight in float8: one number, or one an output, that all of it is to be multiplied by.
+SCALES = (".scale_weight", ".weight_scale")
 
 
 @dataclass(frozen=True)
@@ -53,19 +58,31 @@ class Weights(ABC):
         return name in self.header.tensors
 
     def read(
-        self, wanted: str | Piece, dtype: torch.dtype, device: torch.device, channels_last: bool = False
+        self,
+        wanted: str | Piece,
+        dtype: torch.dtype,
+        device: torch.device,
+        channels_last: bool = False,
+        scaled: bool = True,
     ) -> Tensor:
-        """A copy of the tensor in `dtype` on `device`. Raises ModelFileError if it is missing or holds no numbers."""
+        """A copy of the tensor in `dtype` on `device`, without the scale beside it where `scaled` is False. Raises
+        ModelFileError if it is missing or holds no numbers."""
         piece = Piece(wanted) if isinstance(wanted, str) else wanted
         info = self.header.tensors.get(piece.name)
         if info is None:
             raise ModelFileError(self.path, f"the tensor {piece.name!r} is missing; the file is incomplete")
-        stored = DTYPES.get(info.dtype) or (INTEGERS.get(info.dtype) if not dtype.is_floating_point else None)
+        if info.dtype in QUANTISED:
+            stored: torch.dtype | None = torch.float32
+        else:
+            stored = DTYPES.get(info.dtype) or (INTEGERS.get(info.dtype) if not dtype.is_floating_point else None)
         if stored is None:
             raise ModelFileError(
                 self.path, f"the tensor {piece.name!r} has dtype {info.dtype}, which is not a weight's"
             )
-        tensor = piece_of(self._stored(piece.name, info, stored), piece, self.path)
+        whole = self._stored(piece.name, info, stored, device)
+        if scaled and (scale := self.scale_of(piece.name, device)) is not None:
+            whole = whole.to(device, torch.float32) * scale
+        tensor = piece_of(whole, piece, self.path)
         layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
         copied = torch.empty(tensor.shape, dtype=dtype, device=device, memory_format=layout).copy_(tensor)
         if not copied.sum(dtype=torch.float32).isfinite() and not copied.isfinite().all():
@@ -81,14 +98,30 @@ class Weights(ABC):
         dtype = DTYPES.get(info.dtype) or INTEGERS.get(info.dtype)
         if dtype is None:
             raise ModelFileError(self.path, f"the tensor {name!r} has dtype {info.dtype}, which can't be copied")
-        return self._stored(name, info, dtype).contiguous().view(-1).view(torch.uint8)
+        return self._stored(name, info, dtype, torch.device("cpu")).contiguous().view(-1).view(torch.uint8)
 
     def done_with(self, name: str) -> None:
         self._forget(name, self.header.tensors[name])
 
+    def scale_of(self, name: str, device: torch.device) -> Tensor | None:
+        """(outputs or 1, 1, …) float32: what a weight in float8 is to be multiplied by; None: by nothing."""
+        info = self.header.tensors[name]
+        if info.dtype not in fp8.FILE_DTYPES or not name.endswith(".weight"):
+            return None
+        stem = name.removesuffix(".weight")
+        beside = next((stem + ending for ending in SCALES if stem + ending in self.header.tensors), None)
+        if beside is None:
+            return None
+        scale = self.read(beside, torch.float32, device).flatten()
+        if len(scale) not in (1, info.shape[0] if info.shape else 1):
+            raise ModelFileError(
+                self.path, f"{beside} has {len(scale)} numbers; one, or {info.shape[0]}, one an output, were expected"
+            )
+        return scale.reshape(-1, *[1] * (len(info.shape) - 1))
+
     @abstractmethod
-    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
-        """The tensor where it lies in the file."""
+    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The tensor where it lies in the file; a quantised one as numbers, where `device` made them."""
 
     def _forget(self, name: str, info: TensorInfo) -> None:  # noqa: B027 - nothing to do for most
         """It won't be read again soon."""
@@ -104,14 +137,18 @@ class WeightFile(Weights):
     def stored(self, name: str) -> Tensor:
         """Of any dtype: a safetensors file says how many bytes there are."""
         info = self.header.tensors[name]
+        if info.dtype in QUANTISED:
+            raise ModelFileError(self.path, f"the tensor {name!r} is quantised ({info.dtype}), which can't be copied")
         if info.start == info.end:
             return torch.empty(0, dtype=torch.uint8)
         return torch.frombuffer(self._mapping, dtype=torch.uint8, count=info.end - info.start, offset=info.start)
 
-    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
+    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype, device: torch.device) -> Tensor:
         if info.start == info.end:
             return torch.empty(info.shape, dtype=dtype)
         view = torch.frombuffer(self._mapping, dtype=torch.uint8, count=info.end - info.start, offset=info.start)
+        if info.dtype in QUANTISED:
+            return dequantised(view, info.dtype, info.shape, device)
         if info.start % dtype.itemsize:  # headers of odd length leave the data unaligned
             view = view.clone()
         return view.view(dtype).view(info.shape)
@@ -148,9 +185,9 @@ class RenamedFiles(Weights):
         path, _, own = self._places[name]
         return self._files[path].stored(own)
 
-    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype) -> Tensor:
+    def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype, device: torch.device) -> Tensor:
         path, _, own = self._places[name]
-        return self._files[path]._stored(own, info, dtype)
+        return self._files[path]._stored(own, info, dtype, device)
 
     def _forget(self, name: str, info: TensorInfo) -> None:
         path, _, own = self._places[name]
@@ -202,10 +239,15 @@ def fill(
 ) -> None:
     """Give every parameter of `module` (built on the meta device) its tensor; `names` pairs the module's own names with
     the file's. Raises ModelFileError where a shape differs."""
-    wanted = module.state_dict()
+    wanted, layers = module.state_dict(), dict(module.named_modules())
     state: dict[str, Tensor] = {}
     for own, theirs in names:
-        tensor = file.read(theirs, dtype, device, channels_last)
+        layer, _, parameter = own.rpartition(".")
+        kept = layers[layer]
+        if isinstance(kept, fp8.Kept) and parameter == "weight":
+            tensor = file.read(theirs, torch.float32, device, scaled=False)
+        else:
+            kept, tensor = None, file.read(theirs, dtype, device, channels_last)
         shape = wanted[own].shape
         if tensor.shape != shape and tensor.shape[: len(shape)] == shape and tensor.numel() == wanted[own].numel():
             tensor = tensor.reshape(shape)  # a 1×1 convolution in the file, a linear layer here
@@ -214,6 +256,8 @@ def fill(
             raise ModelFileError(
                 file.path, f"{called} has the shape {tuple(tensor.shape)}, but {tuple(shape)} was expected"
             )
+        if isinstance(kept, fp8.Kept):
+            tensor = kept.taken(tensor, file.scale_of(str(theirs), device), dtype, channels_last)
         state[own] = tensor
     module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from modules.library import folders
+from modules.library import folders, gguf
 from modules.library.cache import FileCache, FileFacts
 from modules.library.hashes import Fingerprint, legacy_hash
 from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, read_header, sniff
@@ -22,8 +22,8 @@ from modules.runtime.archive import PickleError, check_archive
 log = logging.getLogger(__name__)
 
 PICKLED = (".ckpt", ".pt")
-SUFFIXES = (".safetensors", *PICKLED)
-UNSUPPORTED = (".gguf", ".pth", ".bin", ".onnx", ".pkl", ".npz")
+SUFFIXES = (".safetensors", gguf.SUFFIX, *PICKLED)
+UNSUPPORTED = (".pth", ".bin", ".onnx", ".pkl", ".npz")
 VAES = tuple(f".vae{suffix}" for suffix in SUFFIXES)  # they may lie among the checkpoints
 _News = list[tuple[Path, FileFacts]]
 CHECK_BUDGET_S = 1.5  # for reading headers of new files in one refresh; the rest is looked at briefly
@@ -219,8 +219,8 @@ def _problem(path: Path, whole: bool) -> str | None:
         if path.is_dir():
             folders.files_of(path)
             return None
-        if suffix == ".safetensors" and whole:
-            read_header(path)
+        if suffix in (".safetensors", gguf.SUFFIX) and whole:
+            gguf.read_gguf_header(path) if suffix == gguf.SUFFIX else read_header(path)
             return None
         with os.fdopen(open_regular(path), "rb") as file:
             start = file.read(256)
@@ -236,6 +236,8 @@ def _problem(path: Path, whole: bool) -> str | None:
         return f"cannot be read: {error.strerror or error}"
     if suffix in UNSUPPORTED:
         return f"not supported: {suffix} files; get the safetensors version"
+    if suffix == gguf.SUFFIX:
+        return None if start.startswith(gguf.MAGIC) else sniff(start) or "no GGUF file"
     if not start:
         return "this file is empty: the download failed; download it again"
     length = int.from_bytes(start[:8], "little")

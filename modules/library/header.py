@@ -106,7 +106,7 @@ def sniff(start: bytes) -> str | None:
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
         return "this is a Python pickle, which can contain code and is never opened; convert it to safetensors"
     if start.startswith(b"GGUF"):
-        return "this is a GGUF file, which is not supported; get the safetensors version"
+        return "this is a GGUF file: give its name the ending .gguf"
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or start[8:12] == b"WEBP":
         return "this is a picture, not a model"
     if head.startswith((b"{", b"[")):

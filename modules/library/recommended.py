@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modules.library.checkpoints import PICKLED, Checkpoint
 from modules.library.folders import INDEX, config_of_part
+from modules.library.gguf import is_gguf, read_gguf_header
 from modules.library.header import Header, ModelFileError, read_header
 
 UNET = "model.diffusion_model."
@@ -76,7 +77,7 @@ def _header(path: Path) -> Header | None:
     if path.is_dir() or path.suffix.rstrip().lower() in PICKLED:
         return None
     try:
-        return read_header(path)
+        return read_gguf_header(path) if is_gguf(path) else read_header(path)
     except ModelFileError:
         return None
 

@@ -15,6 +15,8 @@ class Placement:
     text_dtype: torch.dtype
     vae_dtype: torch.dtype
     channels_last: bool  # memory layout of convolution weights
+    fp8: bool = False  # the UNet's weights are kept in 8 bits (families/fp8.py)
+    fp8_full: bool = False  # and in all their bits in main memory, for LoRAs to start from
 
     def __str__(self) -> str:
         return f"{self.device} {str(self.unet_dtype).removeprefix('torch.')}"

@@ -120,7 +120,7 @@ def test_broken_files_are_listed_with_the_reason(library: CheckpointLibrary, fol
         "old.ckpt": "damaged zip archive",
         "old.ckpt ": "Python pickle",
         "x.safetensors.ckpt": "Python pickle",
-        "llm.gguf": "not supported: .gguf",
+        "llm.gguf": "incomplete",
         "pipe.safetensors": "named pipe",
         "folder.safetensors": "folder",
         "nowhere.safetensors": "leads nowhere",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.families.family import Model
+from modules.families.fp8 import Kept
 from modules.families.networks import lora
 from modules.families.networks.deltas import Delta
 from modules.families.networks.embeddings import Embedding, embedding_from
@@ -89,19 +90,22 @@ class _Weights:
 
     def __init__(self, undo: ExitStack):
         self._before: dict[int, tuple[nn.Parameter, Tensor]] = {}
+        self._kept: dict[int, tuple[Kept, Tensor, Tensor, Tensor | None]] = {}
         self._without_bias: list[nn.Module] = []
         undo.callback(self._restore)
 
     def add(self, target: Target, delta: Delta) -> None:
         for module, weight, bias in _shares(target, delta):
-            if weight is not None:
+            if weight is not None and isinstance(module, Kept):
+                self._change_kept(module, weight)
+            elif weight is not None:
                 self._change(module._parameters["weight"], weight)
             if bias is not None:
                 if module._parameters.get("bias") is None:
                     self._without_bias.append(module)
                     given = module._parameters["weight"]
                     assert given is not None
-                    zeros = torch.zeros(bias.shape, dtype=given.dtype, device=given.device)
+                    zeros = torch.zeros(bias.shape, dtype=_computes_in(module), device=given.device)
                     module._parameters["bias"] = nn.Parameter(zeros, requires_grad=False)
                 self._change(module._parameters["bias"], bias)
 
@@ -111,8 +115,18 @@ class _Weights:
             self._before[id(parameter)] = (parameter, parameter.detach().to("cpu", copy=True))
         parameter.copy_(change.to(parameter.device).reshape(parameter.shape) + parameter.detach())
 
+    def _change_kept(self, layer: Kept, change: Tensor) -> None:
+        if id(layer) not in self._kept:
+            weight, scale = (tensor.detach().to("cpu", copy=True) for tensor in (layer.weight, layer.scale))
+            self._kept[id(layer)] = (layer, weight, scale, layer.full)
+        layer.add(change.reshape(layer.weight.shape))
+
     def _restore(self) -> None:
         with torch.no_grad():
+            for layer, weight, scale, full in self._kept.values():
+                layer.weight.copy_(weight)
+                layer.scale.copy_(scale)
+                layer.full = full
             for parameter, before in self._before.values():
                 parameter.copy_(before)
         for module in self._without_bias:
@@ -129,23 +143,33 @@ class _Beside:
         for module, weight, bias in _shares(target, delta):
             given = module._parameters["weight"]
             assert given is not None
-            weight = None if weight is None else weight.to(given).reshape(given.shape)
-            bias = None if bias is None else bias.to(given).reshape(given.shape[0])
+            to, dtype = given.device, _computes_in(module)
+            weight = None if weight is None else weight.to(to, dtype).reshape(given.shape)
+            bias = None if bias is None else bias.to(to, dtype).reshape(given.shape[0])
             handle = module.register_forward_hook(_hook(weight, bias))
             self._undo.callback(handle.remove)
+
+
+def _computes_in(module: nn.Module) -> torch.dtype:
+    if isinstance(module, Kept):
+        return module.scale.dtype
+    weight = module._parameters["weight"]
+    assert weight is not None
+    return weight.dtype
 
 
 def _hook(weight: Tensor | None, bias: Tensor | None) -> Any:
     def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (x,) = given
         if isinstance(module, nn.Conv2d):
-            zero = torch.zeros_like(module.weight) if weight is None else weight
+            zero = torch.zeros_like(module.weight, dtype=x.dtype) if weight is None else weight
             more: Tensor = module._conv_forward(x, zero, bias)
             return output + more
         if isinstance(module, nn.Embedding):
             return output if weight is None else output + nn.functional.embedding(x, weight)
         if isinstance(module, nn.Linear):
-            return output + nn.functional.linear(x, torch.zeros_like(module.weight) if weight is None else weight, bias)
+            zero = torch.zeros_like(module.weight, dtype=x.dtype) if weight is None else weight
+            return output + nn.functional.linear(x, zero, bias)
         # A norm is linear in its weight and bias too.
         factor = torch.zeros_like(module.weight) if weight is None else weight  # type: ignore[arg-type]
         if isinstance(module, nn.GroupNorm):

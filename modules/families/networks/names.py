@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modules.families import ldm
 from modules.families.family import Model
+from modules.families.fp8 import Kept
 from modules.families.networks.deltas import PEFT_MAGNITUDE
 
 _KOHYA = re.compile(
@@ -71,8 +72,17 @@ class Target:
 
     def weight(self) -> Tensor:
         """On its device, in its dtype."""
-        weights = [getattr(module, "weight").detach() for module in self.modules]  # noqa: B009
+        weights = [weight_of(module) for module in self.modules]
         return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """As a number for a number that the layer computes with."""
+    if isinstance(module, Kept):
+        return module.base()
+    weight = module._parameters["weight"]
+    assert weight is not None
+    return weight.detach()
 
 
 def key_of(name: str) -> Key | None:
