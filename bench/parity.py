@@ -27,6 +27,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from modules.diffusion.names import SAMPLER_INFOS  # noqa: E402
+from modules.families.family import UNTOLD  # noqa: E402
 from modules.families.networks.embeddings import EmbeddingStore  # noqa: E402
 from modules.families.sd1 import SD1Family  # noqa: E402
 from modules.generation import engine  # noqa: E402
@@ -109,7 +110,7 @@ def stand(golden: Path, cache: Path) -> Shelf:
     checkpoint = library.hashed(library.find("tiny-sd1"))
     placement = Placement(torch.device("cpu"), torch.float32, torch.float32, torch.float32, channels_last=False)
     header = read_header(checkpoint.path)
-    model = SD1Family().load(checkpoint.path, header, checkpoint.config, placement, lambda part: None)
+    model = SD1Family().load(checkpoint.path, header, checkpoint.config, placement, UNTOLD)
     folders = {"lora": [models], "embedding": [models], "hypernetwork": [models]}
     networks = NetworkLibrary(folders, cache / "networks.db")
     return replace(

@@ -3,8 +3,8 @@ Making an App imports nothing heavy; the worker's thread does that, after start(
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from modules.gallery.save import release
 from modules.generation.infotext import MAX_INFOTEXT
 from modules.generation.made import GeneratedImage
 from modules.generation.plan import Plan, Texts
-from modules.generation.progress import Watch
+from modules.generation.progress import Progress, Watch
 from modules.jobs.events import Event, EventBus
 from modules.jobs.inputs import Inputs
 from modules.jobs.keeper import Keeper
 from modules.jobs.queue import JobQueue, choose_checkpoint
 from modules.jobs.spool import Spool
 from modules.jobs.store import JobStore
-from modules.jobs.worker import Engine, Worker
+from modules.jobs.worker import Engine, LoadWatch, Worker
 from modules.library import networks, upscalers
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.library.network_tags import with_default_networks
@@ -38,13 +38,14 @@ from modules.settings.store import SettingsStore
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[str, str], None]
+Report = Callable[..., None]  # App.report
 
 
 @dataclass(frozen=True)
 class ModelStatus:
     state: str  # starting, loading, ready, failed
     text: str  # for people
+    progress: float | None = None  # 0–1 of what is being read, while a checkpoint is
 
 
 class App:
@@ -109,12 +110,12 @@ class App:
         self.store.close()
         return ended
 
-    def report(self, state: str, text: str) -> None:
+    def report(self, state: str, text: str, progress: float | None = None) -> None:
         """What the model does now; the page shows it."""
-        status = ModelStatus(state, text)
+        status = ModelStatus(state, text, None if progress is None else round(progress, 4))
         if status != self.model_status:
             self.model_status = status
-            self.events.publish(Event("model", {"state": state, "text": text}))
+            self.events.publish(Event("model", asdict(status)))
 
     def texts(self, settings: Settings) -> Texts:
         """What prompts may name, as it is now."""
@@ -191,7 +192,7 @@ class TorchEngine:
         report("starting", "starting PyTorch")
         imports.scan_transformers_once()
         with imports.no_collections():
-            from modules.families.loader import ModelHolder
+            from modules.families.holder import Keeping, ModelHolder
             from modules.families.networks.embeddings import EmbeddingStore
             from modules.families.vae_choice import VaeShelf
             from modules.generation.engine import generate
@@ -200,7 +201,16 @@ class TorchEngine:
             from modules.runtime.device import placement_from
 
         placement = placement_from(flags)
-        self._holder = ModelHolder(placement, partial(report, "loading"))
+
+        def keeping() -> Keeping:
+            settings = app.settings.current
+            most = (
+                settings.sd_checkpoints_limit + settings.sd_checkpoint_cache if settings.sd_checkpoints_limit else None
+            )
+            return Keeping(most, settings.sd_checkpoints_keep_in_cpu)
+
+        self._holder = ModelHolder(placement, partial(report, "loading"), keeping)
+        self._vaes = VaeShelf()
         self._generate, self._library = generate, app.library
         enlargers = Upscalers(app.upscalers, placement.device)
         self._loaded: Callable[..., Any] = Loaded
@@ -212,18 +222,20 @@ class TorchEngine:
             networks=app.networks,
             embeddings=EmbeddingStore(app.networks),
             vae_for=partial(choose_vae, app),
-            vaes=VaeShelf(),
+            vaes=self._vaes,
+            at_hand=lambda name: self._holder.has(app.library.find(name)),
         )
 
-    def load(self, checkpoint: Checkpoint) -> Any:
-        return self._holder.get(checkpoint)
+    def load(self, checkpoint: Checkpoint, watch: LoadWatch = lambda fraction: None) -> Any:
+        return self._holder.get(checkpoint, watch)
 
     def unload(self) -> None:
+        self._vaes.clear()
         self._holder.unload()
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Iterator[GeneratedImage]:
+    ) -> Generator[GeneratedImage, None, None]:
         """`checkpoint`: the file that the request was accepted for; others of the request are found by name."""
 
         def identity(name: str) -> Checkpoint:
@@ -231,6 +243,8 @@ class TorchEngine:
 
         def load(name: str) -> Any:
             found = identity(name)
-            return self._loaded(self._holder.get(found), found)
+            told = lambda fraction: watch(Progress("loading", loaded=fraction))  # noqa: E731
+            return self._loaded(self._holder.get(found, told), found)
 
+        self._vaes.room = 1 + settings.sd_vae_checkpoint_cache
         return self._generate(plan, self._shelf(load, identity), settings, watch)

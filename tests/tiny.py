@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.checkpoints import Kind, Parts, networks, random_parts, save_original, save_single_file
+from modules.families.family import UNTOLD
 from modules.families.sd1 import SD1Family
 from modules.library.header import read_header
 from modules.runtime.device import Placement
@@ -79,4 +80,4 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Path):  # type: ignore[no-untyped-def]
     path = tiny_folder / "tiny.safetensors"
-    return SD1Family().load(path, read_header(path), None, FP32, lambda part: None)
+    return SD1Family().load(path, read_header(path), None, FP32, UNTOLD)

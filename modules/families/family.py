@@ -100,6 +100,20 @@ class Model(Protocol):
         """(B, C, H, W) -> (B, 3, H, W) pixels in 0–1: a linear guess at the picture, for live previews."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """Is told what a load does. What it raises ends the load."""
+
+    part: Callable[[str], None] = lambda name: None  # what is being built now, for people
+    read: Callable[[int], None] = lambda count: None  # so many more bytes of the checkpoint have been read
+
+    def __call__(self, name: str) -> None:
+        self.part(name)
+
+
+UNTOLD = Report()
+
+
 class Family(Protocol):
     """One architecture of models."""
 
@@ -108,10 +122,8 @@ class Family(Protocol):
     def matches(self, header: Header) -> bool:
         """Whether the file is of this family; the tensors' names and shapes are enough to tell."""
 
-    def load(
-        self, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]
-    ) -> Model:
-        """`config`: the .yaml beside the file, if any; `report` takes what is being done, for people.
+    def load(self, path: Path, header: Header, config: Path | None, placement: Placement, report: Report) -> Model:
+        """`config`: the .yaml beside the file, if any.
 
         Raises ModelFileError when the file is not what its header promised.
         """

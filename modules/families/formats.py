@@ -2,7 +2,7 @@
 is no safetensors file looks here as if it were one."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -59,12 +59,20 @@ def vae_header(path: Path) -> Header:
 
 
 @contextmanager
-def opened(path: Path, header: Header) -> Iterator[Weights]:
-    """The tensors, for the time of a load. A file that changed since its header was read raises ModelFileError."""
+def opened(path: Path, header: Header, read: Callable[[int], None] = lambda count: None) -> Iterator[Weights]:
+    """The tensors, for the time of a load. `read` is told how many bytes each reading took; what it raises
+    ends the load. A file that changed since its header was read raises ModelFileError."""
+    with _opened(path, header) as file:
+        file.watch = read
+        yield file
+
+
+@contextmanager
+def _opened(path: Path, header: Header) -> Iterator[Weights]:
     if isinstance(header, RenamedHeader):
         parts = {place: own for place, own, _ in header.places.values()}
         with ExitStack() as stack:
-            files = {place: stack.enter_context(opened(place, own)) for place, own in parts.items()}
+            files = {place: stack.enter_context(_opened(place, own)) for place, own in parts.items()}
             yield RenamedFiles(path, header, files)
     elif path.suffix.rstrip().lower() in PICKLED and _is_archive(path):
         if path.stat().st_size != header.size:

@@ -1,12 +1,12 @@
 """Stable Diffusion 1.x: CLIP's text encoder, a UNet that predicts eps, a VAE of factor 8 (Rombach et al. 2022). Its
 inpainting and instruct-pix2pix checkpoints too."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from modules.families import formats, ldm
-from modules.families.family import Conditioning, LatentFormat, Model, TextOptions
+from modules.families.family import Conditioning, LatentFormat, Model, Report, TextOptions
 from modules.families.hints import LayoutError, config_of, hints_from
 from modules.families.latent import LatentModel, Trained, trained_as
 from modules.families.text import ClipEncoder
@@ -27,14 +27,12 @@ class SD1Family:
             and f"{ldm.clip_prefix(header)}final_layer_norm.weight" in header.tensors
         )
 
-    def load(
-        self, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]
-    ) -> Model:
+    def load(self, path: Path, header: Header, config: Path | None, placement: Placement, report: Report) -> Model:
         facts = config_of("sd1", "latent")
         latent = LatentFormat(facts["channels"], facts["factor"], facts["scale"])
         try:
             hints = hints_from(config, header.metadata)
-            with formats.opened(path, header) as file:
+            with formats.opened(path, header, report.read) as file:
                 report("text encoder")
                 text = load_clip(file, ldm.clip_prefix(header), config_of("sd1", "text_encoder"), hints, placement)
                 report("UNet")

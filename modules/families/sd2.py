@@ -1,7 +1,7 @@
 """Stable Diffusion 2.x: OpenCLIP's ViT-H as text encoder, its last layer but one; a UNet that predicts eps (512 pixels)
 or v (768 pixels). Also its inpainting checkpoints; not those that take a depth map."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.families import formats, ldm, open_clip
-from modules.families.family import Conditioning, LatentFormat, Model, TextOptions
+from modules.families.family import Conditioning, LatentFormat, Model, Report, TextOptions
 from modules.families.hints import Hints, LayoutError, Prediction, config_of, hints_from
 from modules.families.latent import LatentModel, Trained, stated_prediction, trained_as
 from modules.families.text import ClipEncoder
@@ -30,15 +30,13 @@ class SD2Family:
     def matches(self, header: Header) -> bool:
         return f"{ldm.UNET}input_blocks.0.0.weight" in header.tensors and open_clip.is_there(header, TEXT)
 
-    def load(
-        self, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]
-    ) -> Model:
+    def load(self, path: Path, header: Header, config: Path | None, placement: Placement, report: Report) -> Model:
         facts = config_of("sd2", "latent")
         latent = LatentFormat(facts["channels"], facts["factor"], facts["scale"])
         try:
             refuse_others(header)
             hints = hints_from(config, header.metadata).or_head_channels(HEAD_CHANNELS)
-            with formats.opened(path, header) as file:
+            with formats.opened(path, header, report.read) as file:
                 report("text encoder")
                 text = load_open_clip(file, TEXT, config_of("sd2", "text_encoder"), hints, placement, projected=False)
                 report("UNet")

@@ -1,7 +1,7 @@
 """Stable Diffusion XL (Podell et al. 2023): two text encoders, and a UNet that is also told the picture's size and
 where it was cut. Its refiner has OpenCLIP only, and is told how beautiful the picture should be."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.families import formats, ldm, open_clip
-from modules.families.family import Conditioning, LatentFormat, Model, TextOptions
+from modules.families.family import Conditioning, LatentFormat, Model, Report, TextOptions
 from modules.families.hints import Hints, LayoutError, config_of, hints_from
 from modules.families.latent import LatentModel, Trained, trained_as
 from modules.families.text import ClipEncoder
@@ -38,9 +38,7 @@ class SDXLFamily:
             and open_clip.is_there(header, BIG_G)
         )
 
-    def load(
-        self, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]
-    ) -> Model:
+    def load(self, path: Path, header: Header, config: Path | None, placement: Placement, report: Report) -> Model:
         return load(self.name, path, header, config, placement, report)
 
 
@@ -51,22 +49,18 @@ class RefinerFamily:
         unet = f"{ldm.UNET}input_blocks.0.0.weight"
         return unet in header.tensors and open_clip.is_there(header, REFINERS_BIG_G)
 
-    def load(
-        self, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]
-    ) -> Model:
+    def load(self, path: Path, header: Header, config: Path | None, placement: Placement, report: Report) -> Model:
         return load(self.name, path, header, config, placement, report)
 
 
-def load(
-    family: str, path: Path, header: Header, config: Path | None, placement: Placement, report: Callable[[str], None]
-) -> Model:
+def load(family: str, path: Path, header: Header, config: Path | None, placement: Placement, report: Report) -> Model:
     """Raises ModelFileError when the file is not what its header promised."""
     facts = config_of("sdxl", "latent")
     latent = LatentFormat(facts["channels"], facts["factor"], facts["scale"])
     try:
         refuse_others(header)
         hints = hints_from(config, header.metadata).or_head_channels(HEAD_CHANNELS)
-        with formats.opened(path, header) as file:
+        with formats.opened(path, header, report.read) as file:
             report("text encoders")
             clip_l = load_clip_l(file, hints, placement) if family == SDXLFamily.name else None
             big_g = load_big_g(file, BIG_G if clip_l else REFINERS_BIG_G, hints, placement)

@@ -6,7 +6,7 @@ loaded model plus one tensor.
 
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ class Weights(ABC):
 
     def __init__(self, path: Path, header: Header):
         self.path, self.header = path, header
+        self.watch: Callable[[int], None] = lambda count: None  # is told how many bytes each `read` took
 
     def __contains__(self, name: str) -> bool:
         return name in self.header.tensors
@@ -89,6 +90,7 @@ class Weights(ABC):
             raise ModelFileError(self.path, _not_finite(piece.name, tensor, dtype))
         del tensor
         self._forget(piece.name, info)
+        self.watch((info.end - info.start) // piece.parts)
         return copied
 
     def stored(self, name: str) -> Tensor:

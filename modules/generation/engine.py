@@ -3,7 +3,7 @@
 Knows a shelf of models and pictures, and one snapshot of the settings; nothing of queues, files or HTTP.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -44,7 +44,7 @@ Size = tuple[int, int]  # width, height: pixels
 PicturesOf = Callable[[Init, Size, Shelf], Pictures]
 
 
-def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Iterator[GeneratedImage]:
+def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Generator[GeneratedImage, None, None]:
     """Yields the pictures batch by batch. `watch` is told every step, and may raise Interrupted, Skipped or Stopped.
 
     Images interrupted before their first step are left out. Raises NotFinite when the model gave no numbers, and
@@ -71,7 +71,7 @@ def run_batch(
     try:
         latents = run.passes()
     except (Interrupted, Skipped) as stop:
-        if run.latest is None:
+        if run.latest is None or not rig.is_ready():
             return [], stop
         latents, stopped = run.latest, stop
     return run.finish(latents, complete=stopped is None), stopped

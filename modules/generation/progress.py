@@ -1,7 +1,7 @@
 """What a run tells while it works, and the three ways in which it ends early. Knows no torch.
 
 `watch(Progress)` is called by the engine at every step. It raises one of the exceptions here only while the phase is
-`encoding` or `sampling`; decoding and saving always finish."""
+`loading`, `encoding` or `sampling`; decoding and saving always finish."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ class Progress:
     step: int = 0  # steps done in this batch
     steps: int = 0
     preview: Callable[[], Image.Image] | None = None  # costs nothing until called; valid only inside watch()
+    loaded: float | None = None  # 0–1 of a checkpoint's bytes, in the phase "loading"
 
 
 class Interrupted(Exception):

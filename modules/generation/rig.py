@@ -41,6 +41,7 @@ class Rig:
         self._encoder: Encoder | None = None
         self._keys: tuple[object, object, object] = (None, None, None)
         self._first: str | None = None  # the checkpoint that the request is for
+        self._last: tuple[str, Sequence[NetworkTag], TextOptions, float] | None = None  # what was last at work
         self._networks, self._manner = ExitStack(), ExitStack()  # what undoes them
 
     def __enter__(self) -> "Rig":
@@ -67,7 +68,15 @@ class Rig:
         if keys != self._keys:
             self._encoder = Encoder(self.model, replace(options, embeddings=self.at_work.embeddings))
         self._keys = keys
+        self._last = (checkpoint, tags, options, merging)
         return self.model
+
+    def is_ready(self) -> bool:
+        """Whether there is a model at work. Where the load of another one was interrupted, the one before comes back,
+        if it has stayed in memory."""
+        if self._at_work is None and self._last and self._shelf.at_hand(self._last[0]):
+            self.use(*self._last)
+        return self._at_work is not None
 
     def _changed(self, checkpoint: str, tags: Sequence[NetworkTag]) -> AtWork:
         shelf, settings = self._shelf, self._settings

@@ -37,6 +37,7 @@ Enlarge = Callable[[Image.Image, float], Image.Image]  # picture, scale -> pictu
 class Shelf:
     load: Callable[[str], Loaded]  # a checkpoint by its name, hashed; what was loaded before may be gone then
     identity: Callable[[str], Checkpoint]  # the same without loading it
+    at_hand: Callable[[str], bool] = lambda name: True  # whether `load` has no file to read
     picture: Callable[[str], Image.Image] = no_picture  # an input picture by its id
     upscaler: Callable[[str, Settings], Upscale] = no_upscaler  # by name; raises ValueError with a sentence
     enlarger: Callable[[str, Settings], Enlarge] = no_upscaler  # the same by a scale instead of a size

@@ -7,8 +7,10 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from modules.generation.made import GeneratedImage
@@ -21,7 +23,7 @@ from modules.jobs.keeper import Keeper
 from modules.jobs.pace import Pace
 from modules.jobs.queue import JobQueue, Run
 from modules.jobs.saving import Saving
-from modules.library.checkpoints import Checkpoint, CheckpointLibrary
+from modules.library.checkpoints import Checkpoint, CheckpointLibrary, fingerprint_of
 from modules.library.header import ModelFileError
 from modules.settings.schema import Settings
 
@@ -37,20 +39,24 @@ FORGET_EVERY = 100  # jobs
 IDLE_LOOK_S = 1.0  # how soon a checkpoint that the user has chosen is noticed
 
 
+LoadWatch = Callable[[float], None]  # 0–1 of the bytes
+
+
 class Engine(Protocol):
     """What the worker needs of the machine room."""
 
-    def load(self, checkpoint: Checkpoint) -> Any: ...
+    def load(self, checkpoint: Checkpoint, watch: LoadWatch) -> Any:
+        """`watch` is told how much of it is there, and may raise to end the load."""
 
     def unload(self) -> None: ...
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Iterator[GeneratedImage]: ...
+    ) -> Generator[GeneratedImage, None, None]: ...
 
 
 EngineFactory = Callable[[], Engine]
-Report = Callable[[str, str], None]  # state and text of a `model` event
+Report = Callable[..., None]  # state and text of a `model` event, and how far it is (0–1) if that is known
 
 
 class NoEngine:
@@ -59,7 +65,7 @@ class NoEngine:
     def __init__(self, sentence: str):
         self._sentence = sentence
 
-    def load(self, checkpoint: Checkpoint) -> Any:
+    def load(self, checkpoint: Checkpoint, watch: LoadWatch) -> Any:
         raise JobFailed(self._sentence)
 
     def unload(self) -> None:
@@ -67,7 +73,7 @@ class NoEngine:
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Iterator[GeneratedImage]:
+    ) -> Generator[GeneratedImage, None, None]:
         raise JobFailed(self._sentence)
 
 
@@ -91,6 +97,7 @@ class Snapshot:
     skipped: bool
     interrupted: bool
     preview: bytes | None  # JPEG
+    loaded: float | None = None  # 0–1 of the checkpoint, in the phase "loading"
 
 
 class Worker:
@@ -108,12 +115,14 @@ class Worker:
         self._texts = texts
         self._queue, self._bus, self._library, self._keeper = queue, bus, library, keeper
         self._engine_factory, self._preloads, self._report = engine_factory, preload, report
-        self._preloaded: object = None
+        self._preloaded: object = None  # path and fingerprint of what the engine was last asked to load
+        self._trouble = ""  # why nothing could be loaded while there was nothing to do
         self._finished = 0
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
         self._stopping = threading.Event()
         self._empty = False  # no model is wanted while there is nothing to do
         self._emptied = threading.Event()
+        self._rethink = False  # the checkpoint that is being loaded while nothing runs may not be wanted any more
         self._polled = -POLLED_FOR_S
         self.snapshot: Snapshot | None = None
 
@@ -131,13 +140,13 @@ class Worker:
     def unload(self, timeout_s: float) -> bool:
         """Gives the model's memory back as soon as nothing runs, until the next job or reload(). False: not yet."""
         self._emptied.clear()
-        self._empty = True
+        self._empty = self._rethink = True
         self._queue.wake()
         return self._emptied.wait(timeout_s)
 
     def reload(self) -> None:
         """The current checkpoint is loaded again, or another one that was chosen."""
-        self._empty = False
+        self._empty, self._rethink = False, True
         self._queue.wake()
 
     def somebody_polls(self) -> None:
@@ -172,15 +181,31 @@ class Worker:
             self._report("ready", "the checkpoint is loaded when it is needed")
             return
         try:
-            checkpoint = self._preloads()
-            wanted = (checkpoint.path, checkpoint.fingerprint)
-            if wanted != self._preloaded:
-                self._preloaded = wanted
-                self._load(engine, checkpoint)
+            if self._rethink:
+                self._rethink, self._preloaded = False, None
+            checkpoint = as_it_is(self._preloads())
+            if self._preloaded != (checkpoint.path, checkpoint.fingerprint):
+                self._load(engine, checkpoint, partial(self._still_wanted, checkpoint))
+        except Stopped:
+            self._preloaded = None
         except Exception as error:
-            if self._preloaded != str(error):
-                self._preloaded = str(error)
+            if self._trouble != str(error):
                 self._report("failed", _sentence(error))
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
+
+    def _still_wanted(self, checkpoint: Checkpoint, fraction: float) -> None:
+        """While it is being loaded for nobody in particular: raises Stopped when another one was chosen meanwhile."""
+        if self._stopping.is_set() or (self._rethink and (self._empty or self._another_than(checkpoint))):
+            raise Stopped
+
+    def _another_than(self, checkpoint: Checkpoint) -> bool:
+        try:
+            self._rethink = self._preloads is not None and self._preloads().path != checkpoint.path
+            return self._rethink
+        except ValueError:  # none can be chosen; that is told when this one is there
+            return False
 
     def _let_go(self, engine: Engine) -> None:
         if self._emptied.is_set():
@@ -190,13 +215,16 @@ class Worker:
         self._report("ready", "no checkpoint is loaded; it is loaded when it is needed")
         self._emptied.set()
 
-    def _load(self, engine: Engine, checkpoint: Checkpoint) -> Any:
-        self._empty = False
+    def _load(self, engine: Engine, checkpoint: Checkpoint, watch: LoadWatch) -> None:
         self._report("loading", f"loading {checkpoint.model_name}, {checkpoint.size / 1e6:.0f} MB")
-        model = engine.load(checkpoint)
-        self._preloaded = (checkpoint.path, checkpoint.fingerprint)
+        try:
+            engine.load(checkpoint, watch)
+        except (Interrupted, Stopped):
+            self._report("ready", f"{checkpoint.model_name} was not loaded to the end; it is loaded when it is needed")
+            raise
+        finally:
+            self._preloaded = (checkpoint.path, checkpoint.fingerprint)
         self._report("ready", checkpoint.title)
-        return model
 
     def _run(self, engine: Engine, run: Run) -> None:
         """One job to its end; whatever happens is in its row."""
@@ -230,21 +258,23 @@ class Worker:
         settings = Settings().with_overrides(job.settings)
         teller = Teller(self, run, settings)
         teller.tell(Progress("loading", batches=job.request.batch_count, steps=teller.steps), 0)
-        checkpoint = self._checkpoint_of(job)
         try:
-            self._load(engine, checkpoint)
-        except Exception as error:
-            self._report("failed", _sentence(error))
-            raise
+            checkpoint = self._checkpoint_of(job, teller)
+            self._load_for(job, engine, checkpoint, teller)
+        except Interrupted:
+            return self._outcome(run, cut=True)
+        if run.ends:
+            return self._outcome(run, cut=False)
         todo = plan(job.request, {image.index for image in job.images}, self._texts(settings))
         last_of_batch = {batch[-1].index for batch in todo.batches}
-        pictures = iter(()) if run.ends else engine.generate(todo, checkpoint, settings, teller.watch)
         cut, last = False, 0
 
         def keep(made: GeneratedImage) -> None:
             self._keeper.keep(run, made, checkpoint, settings)
 
-        with Saving(keep) as saving:
+        # Closed here and now: whatever a run has changed at a model is undone before another run sees it.
+        pictures = engine.generate(todo, checkpoint, settings, teller.watch)
+        with closing(pictures), Saving(keep) as saving:
             for made in pictures:
                 cut, last = cut or (not made.complete and run.ends), made.plan.batch
                 if made.complete or not run.cancel:
@@ -255,6 +285,17 @@ class Worker:
                         break
             teller.tell_saving(last)
         return self._outcome(run, cut)
+
+    def _load_for(self, job: Job, engine: Engine, checkpoint: Checkpoint, teller: "Teller") -> None:
+        self._empty = False
+        try:
+            self._load(engine, checkpoint, teller.loading)
+        except (Interrupted, Stopped):
+            log.info("job %s was stopped while %s was being loaded", job.id, checkpoint.model_name)
+            raise
+        except Exception as error:
+            self._report("failed", _sentence(error))
+            raise
 
     def _outcome(self, run: Run, cut: bool) -> State:
         """How it ended: an interrupt that came when all was done has changed nothing."""
@@ -269,8 +310,8 @@ class Worker:
             return "done"  # the others were skipped before their first step
         raise JobFailed("no picture was made: every batch was skipped before its first step")
 
-    def _checkpoint_of(self, job: Job) -> Checkpoint:
-        """The file that the job was accepted for, hashed; never another one."""
+    def _checkpoint_of(self, job: Job, teller: "Teller") -> Checkpoint:
+        """The file that the job was accepted for, hashed; never another one. Interrupted and Stopped pass through."""
         model = job.model
         found = next((one for one in self._library.list() if one.name == model.name), None)
         if found is None:
@@ -278,7 +319,16 @@ class Worker:
                 f"the checkpoint {model.name} is gone since the job was queued; "
                 "put it back, or queue the job again with another one"
             )
-        found = self._library.hashed(found)
+        told = -1
+
+        def hashing(done: int, total: int) -> None:
+            nonlocal told
+            if (percent := 100 * done // max(1, total)) > told:
+                told = percent
+                self._report("loading", f"reading {model.name} for its hash: {percent} %", percent / 100)
+            teller.loading(None)
+
+        found = self._library.hashed(found, hashing)
         if model.sha256:
             same = found.sha256 == model.sha256
         else:
@@ -299,18 +349,24 @@ class Teller:
         self._before = len(run.job.images) // request.round_size  # batches that an earlier run has finished
         self._batches = request.batch_count
         self._pace = Pace(self._batches * self.steps)
-        self._latest = Progress("loading")
+        self._latest = Progress("loading", batches=self._batches, steps=self.steps)
         self._started = time.monotonic()
         self._told: tuple[float, str, int] = (0.0, "", -1)  # when, phase, batch
         self._next_preview = 0.0
         self._preview: bytes | None = None
 
+    def loading(self, fraction: float | None) -> None:
+        """What a load calls at every tensor."""
+        self.watch(Progress("loading", loaded=fraction))
+
     def watch(self, progress: Progress) -> None:
         """What the engine calls at every step."""
+        if progress.phase == "loading":  # the refiner, perhaps, in the middle of a batch
+            progress = replace(self._latest, phase="loading", loaded=progress.loaded, preview=None)
         run, self._latest = self._run, progress
         if progress.steps > self.steps:  # SD upscale has seen how many tiles there are
             self.steps, self._pace.total = progress.steps, self._batches * progress.steps
-        if progress.phase in ("encoding", "sampling"):
+        if progress.phase in ("loading", "encoding", "sampling"):
             if self._worker._stopping.is_set():
                 raise Stopped
             if run.ends:
@@ -351,6 +407,7 @@ class Teller:
             skipped=self._run.skip,
             interrupted=self._run.ends,
             preview=self._preview,
+            loaded=progress.loaded,
         )
         self._worker.snapshot = snapshot
         when, phase, last_batch = self._told
@@ -370,6 +427,7 @@ class Teller:
             "step": snapshot.step,
             "steps": snapshot.steps,
             "progress": round(snapshot.fraction, 4),
+            "loaded": None if snapshot.loaded is None else round(snapshot.loaded, 4),
             "eta_s": None if snapshot.eta_s is None else round(snapshot.eta_s, 1),
             "elapsed_s": round(snapshot.elapsed_s, 1),
             "waiting": self._worker._queue.waiting(),
@@ -400,6 +458,17 @@ class Teller:
     def _publish(self, type: str, data: dict[str, Any]) -> None:
         job = self._run.job
         self._worker._bus.publish(Event(type, data, job.id, job.client))
+
+
+def as_it_is(checkpoint: Checkpoint) -> Checkpoint:
+    """With the present state of its file: it may have been replaced since the folder was looked through."""
+    try:
+        now = fingerprint_of(checkpoint.path)
+    except OSError as error:
+        raise ModelFileError(checkpoint.path, f"is not there any more ({error.strerror or error})") from None
+    if now == checkpoint.fingerprint:
+        return checkpoint
+    return replace(checkpoint, fingerprint=now, sha256=None, body_sha256=None)
 
 
 def jpeg(picture: Any) -> bytes:

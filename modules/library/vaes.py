@@ -85,8 +85,8 @@ class VaeLibrary:
         raise UnknownVae(name, get_close_matches(name, [file.name for file in self.list()], n=3, cutoff=0.3))
 
     def hashed(self, vae: VaeFile, watch: Callable[[int, int], None] | None = None) -> VaeFile:
-        """With its sha256. Raises ModelFileError."""
-        return replace(vae, sha256=self._cache.digests(vae.path, watch).sha256)
+        """With its sha256, and the fingerprint of the file as it is now. Raises ModelFileError."""
+        return replace(_file(vae.path), sha256=self._cache.digests(vae.path, watch).sha256)
 
     def choose(
         self, checkpoint: Checkpoint, setting: str, overrides: bool = True, always: Path | None = None

@@ -1,10 +1,13 @@
 """The memory of the machine: how much a device and its host have, what running out of it looks like, and a budget to
 simulate for tests. Knows torch, and nothing of models."""
 
+import ctypes
 import gc
+import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,8 @@ class Memory:
     def release(self) -> None:
         """Gives back what nobody uses any more."""
         gc.collect()
+        if trim := _malloc_trim():
+            trim(0)
         if self.device.type in ("cuda", "mps", "xpu"):
             getattr(torch, self.device.type).empty_cache()
 
@@ -75,6 +80,18 @@ class Memory:
 
     def give_back(self, what: object) -> None:
         """They have left it."""
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    """glibc keeps freed blocks of up to some megabytes for itself, unless it is told."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        found: Callable[[int], int] = ctypes.CDLL("libc.so.6").malloc_trim
+        return found
+    except (OSError, AttributeError):  # another C library, musl for example
+        return None
 
 
 def host_total() -> int:

@@ -135,7 +135,7 @@ def _add_facts(router: APIRouter, app: App) -> None:
         model = app.model_status
         return {
             "version": VERSION,
-            "model": {"state": model.state, "text": model.text},
+            "model": {"state": model.state, "text": model.text, "progress": model.progress},
             "waiting": app.queue.waiting(),
             "running": app.queue.running is not None,
             "problems": app.problems,

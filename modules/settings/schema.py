@@ -282,6 +282,16 @@ class StableDiffusion(Section):
     sd_vae_overrides_per_model_preferences: bool = setting(
         True, "The VAE chosen above goes before what a checkpoint's own notes ask for."
     )
+    sd_checkpoints_limit: int = setting(
+        0, "Most checkpoints that are kept loaded. 0: as many as fit into memory.", ge=0, le=10, step=1
+    )
+    sd_checkpoints_keep_in_cpu: bool = setting(True, "Of these, only the one at work stays on the GPU.")
+    sd_checkpoint_cache: int = setting(
+        0, "So many more checkpoints are kept, if the number above is not 0.", ge=0, le=10, step=1
+    )
+    sd_vae_checkpoint_cache: int = setting(
+        0, "VAEs in files of their own that are kept beside the one in use.", ge=0, le=10, step=1
+    )
     sd_checkpoint_hash: str = setting("", "The sha256 of the checkpoint in use; kept by the program.", effective=False)
 
 

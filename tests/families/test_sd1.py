@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.checkpoints import networks, save_single_file
-from modules.families.family import Conditioning, TextOptions
+from modules.families.family import UNTOLD, Conditioning, TextOptions
 from modules.families.hints import hints_from
 from modules.families.sd1 import SD1, SD1Family
 from modules.library.header import ModelFileError, read_header
@@ -18,7 +18,7 @@ from tests.tiny import FP32, HEADS, TEXT, UNET, VAE
 
 
 def load(path: Path, placement: Placement = FP32, config: Path | None = None) -> SD1:
-    model = SD1Family().load(path, read_header(path), config, placement, lambda part: None)
+    model = SD1Family().load(path, read_header(path), config, placement, UNTOLD)
     assert isinstance(model, SD1)
     return model
 

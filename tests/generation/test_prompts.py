@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.families.family import Conditioning, Model, TextOptions
+from modules.families.family import UNTOLD, Conditioning, Model, TextOptions
 from modules.families.sd1 import SD1Family
 from modules.generation import prompts as prompts_module
 from modules.generation.prompts import Encoder, Padding, Prompts, padded, together
@@ -140,7 +140,7 @@ def test_padding_keeps_vectors() -> None:
 @pytest.fixture(scope="module")
 def measured_model(golden: Path) -> Model:
     path = golden / "models" / "tiny-sd1.safetensors"
-    return SD1Family().load(path, read_header(path), path.with_suffix(".yaml"), FP32, lambda part: None)
+    return SD1Family().load(path, read_header(path), path.with_suffix(".yaml"), FP32, UNTOLD)
 
 
 def error(ours: Tensor, theirs: np.ndarray[Any, Any]) -> float:

@@ -8,9 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from modules.families.networks.embeddings import EmbeddingStore
-from modules.generation.request import Refiner
+from modules.generation.engine import generate
+from modules.generation.plan import plan
+from modules.generation.progress import Interrupted
+from modules.generation.request import GenerationRequest, Refiner
+from modules.generation.shelf import Loaded
 from modules.library.header import ModelFileError
 from modules.library.networks import NetworkLibrary
+from modules.settings.schema import Settings
 from tests.generation.test_families import Models, differ
 from tests.tiny import save_tiny_of, tiny_parts
 
@@ -59,3 +64,22 @@ def test_names_like_words_are_told_and_missing_ones_are(models: Models):
 def test_a_path_is_no_name(models: Models, tmp_path: Path):
     made = models.run("sdxl", prompt="a cat <lora:../../etc/passwd:1>")
     assert any("there is no LoRA '../../etc/passwd'" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_interrupt_while_the_refiner_loads_keeps_the_picture_if_it_can(models: Models, in_memory: bool):
+    """What there is by then is decoded, if that needs no model to be read again."""
+
+    def load(name: str) -> Loaded:
+        if name == "refiner":
+            raise Interrupted
+        return models.shelf.load(name)
+
+    shelf = replace(models.shelf, load=load, at_hand=lambda name: in_memory)
+    refiner = Refiner(checkpoint="refiner", switch_at=0.5)
+    wanted = GenerationRequest(
+        prompt="a cat", width=64, height=64, steps=4, seed=7, checkpoint="sdxl", refiner=refiner, batch_count=2
+    )
+    settings = Settings().with_overrides({"randn_source": "CPU"})
+    made = list(generate(plan(wanted), shelf, settings, lambda progress: None))
+    assert [image.complete for image in made] == ([False] if in_memory else [])

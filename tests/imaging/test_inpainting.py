@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modules.diffusion.soft_inpaint import distance
-from modules.families.family import Model
+from modules.families.family import UNTOLD, Model
 from modules.families.sd1 import SD1Family
 from modules.generation.latent_upscale import upscale_latent
 from modules.imaging import masks
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model(golden: Path) -> Model:
     path = golden / "models" / "tiny-sd1.safetensors"
-    return SD1Family().load(path, read_header(path), path.with_suffix(".yaml"), FP32, lambda part: None)
+    return SD1Family().load(path, read_header(path), path.with_suffix(".yaml"), FP32, UNTOLD)
 
 
 def init(golden: Path, name: str = "init") -> Image.Image:

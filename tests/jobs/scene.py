@@ -5,7 +5,7 @@ import json
 import struct
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from modules.generation.plan import ImagePlan, Plan
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
 from modules.generation.request import GenerationRequest
 from modules.jobs.job import Job
+from modules.jobs.worker import LoadWatch
 from modules.library.checkpoints import Checkpoint
 from modules.runtime.flags import parse
 from modules.runtime.paths import paths_from
@@ -32,10 +33,12 @@ class Painter:
         self, on_step: Callable[[ImagePlan, int], None] = lambda image, step: None, warnings: tuple[str, ...] = ()
     ):
         self.on_step, self.warnings = on_step, warnings
+        self.on_load: Callable[[Checkpoint, LoadWatch], None] = lambda checkpoint, watch: None
         self.loaded: list[str] = []
         self.painted: list[tuple[int, int]] = []  # (seed, index)
 
-    def load(self, checkpoint: Checkpoint) -> str:
+    def load(self, checkpoint: Checkpoint, watch: LoadWatch) -> str:
+        self.on_load(checkpoint, watch)
         self.loaded.append(checkpoint.name)
         return checkpoint.name
 
@@ -44,7 +47,7 @@ class Painter:
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Iterator[GeneratedImage]:
+    ) -> Generator[GeneratedImage, None, None]:
         steps = plan.request.steps
         for number, batch in enumerate(plan.batches):
             stop: Exception | None = None

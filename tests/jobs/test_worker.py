@@ -397,3 +397,97 @@ def test_tiles_are_counted_when_the_engine_knows_them(start):
     assert job.state == "done" and len(job.images) == 2
     halves = [*range(1, 13), 12, *range(13, 25), 24]
     assert told == [(part / 24, 12) for part in halves]
+
+
+def loading_stops(app, painter, until, name="plain"):
+    """Lets the load of this checkpoint go on in small parts, until it is ended or `until` is set."""
+    begun = threading.Event()
+
+    def load(checkpoint, watch):
+        if checkpoint.model_name != name:
+            return
+        begun.set()
+        for part in range(10_000_000):
+            watch(min(part / 1000, 1))
+            if until.is_set():
+                return
+
+    painter.on_load = load
+    return begun
+
+
+def test_an_interrupt_ends_a_load(start):
+    painter, until = Painter(), threading.Event()
+    app = start(painter, "--skip-load-model-at-start")
+    begun = loading_stops(app, painter, until)
+    first, second = submit(app), submit(app)
+    assert begun.wait(PATIENCE_S)
+    app.queue.interrupt(first.id)
+    ended = wait_for_end(app, first.id)
+    assert (ended.state, ended.error, ended.images) == ("interrupted", None, ())
+    until.set()
+    assert wait_for_end(app, second.id).state == "done"
+
+
+def test_a_load_tells_how_far_it_is(start):
+    painter = Painter()
+    app = start(painter, "--skip-load-model-at-start")
+    told: list[tuple[float | None, float]] = []
+
+    def load(checkpoint, watch):
+        for part in (0.25, 0.5, 1.0):
+            watch(part)
+            told.append((app.worker.snapshot.loaded, app.worker.snapshot.fraction))
+
+    painter.on_load = load
+    assert wait_for_end(app, submit(app).id).state == "done"
+    assert told == [(0.25, 0), (0.5, 0), (1.0, 0)]
+
+
+def test_a_load_in_the_middle_of_a_batch_keeps_its_place(start):
+    seen: list[tuple[str, int, int, float | None]] = []
+
+    class Refining(Painter):
+        def generate(self, plan, checkpoint, settings, watch):
+            for image in super().generate(plan, checkpoint, settings, watch):
+                yield image
+                watch(Progress("loading", loaded=0.5))
+                now = app.worker.snapshot
+                seen.append((now.phase, now.batch, now.step, now.loaded))
+
+    app = start(Refining())
+    assert wait_for_end(app, submit(app, batch_count=2).id).state == "done"
+    assert seen == [("loading", 0, 3, 0.5), ("loading", 1, 3, 0.5)]
+
+
+def test_another_choice_ends_a_load_that_nobody_waits_for(tmp_path):
+    checkpoint_file(tmp_path / "models" / "Stable-diffusion" / "other.safetensors", 8)
+    painter, until = Painter(), threading.Event()
+    app = make_app(tmp_path, painter)
+    app.use_checkpoint("plain")
+    begun = loading_stops(app, painter, until)
+    app.start()
+    assert begun.wait(PATIENCE_S)
+    app.use_checkpoint("other")
+    assert wait_for_end(app, submit(app).id).state == "done"
+    assert painter.loaded == ["other.safetensors"] * len(painter.loaded)
+    assert app.stop(PATIENCE_S)
+
+
+def test_a_run_is_closed_before_the_next_begins(start):
+    """What it has changed at a model is undone by then, whatever ended it."""
+    order: list[str] = []
+
+    class Changing(Painter):
+        def generate(self, plan, checkpoint, settings, watch):
+            order.append("changed")
+            try:
+                yield from super().generate(plan, checkpoint, settings, watch)
+            finally:
+                order.append("undone")
+
+    app = start(Changing())
+    app.keeper.keep = lambda *given: 1 / 0
+    for job in [submit(app), submit(app)]:
+        assert wait_for_end(app, job.id).state == "failed"
+    assert order == ["changed", "undone"] * 2

@@ -98,3 +98,11 @@ def test_the_choice_beside_the_checkpoint(library: VaeLibrary, models: Path, cap
         assert chosen(library, model, "Automatic") == "model-special.ckpt"
     assert "'gone.pt', which model.safetensors asks for, is not there" in caplog.text
     assert "model.json beside the checkpoint cannot be read" in caplog.text
+
+
+def test_a_replaced_file_has_another_fingerprint(models: Path, library: VaeLibrary) -> None:
+    """By which those who keep loaded VAEs tell that theirs is of another file."""
+    before = library.hashed(library.find("anime.vae.pt"))
+    (models / "VAE" / "deep" / "anime.vae.pt").write_bytes(b"other bytes than before")
+    after = library.hashed(library.find("anime.vae.pt"))
+    assert before.sha256 != after.sha256 and before.fingerprint != after.fingerprint

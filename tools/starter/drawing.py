@@ -13,7 +13,7 @@ from modules.diffusion.guidance import cfg
 from modules.diffusion.names import SAMPLER_INFOS
 from modules.diffusion.samplers import SAMPLERS
 from modules.diffusion.schedules import sigmas_for
-from modules.families.family import Conditioning, Model, TextOptions
+from modules.families.family import UNTOLD, Conditioning, Model, TextOptions
 from modules.families.sd1 import SD1Family
 from modules.library.header import read_header
 from modules.runtime.device import Placement
@@ -26,9 +26,7 @@ def load(checkpoint: Path) -> Model:
     whole = torch.float32
     placement = Placement(torch.device("cpu"), whole, whole, whole, channels_last=False)
     yaml = checkpoint.with_suffix(".yaml")
-    return SD1Family().load(
-        checkpoint, read_header(checkpoint), yaml if yaml.exists() else None, placement, lambda part: None
-    )
+    return SD1Family().load(checkpoint, read_header(checkpoint), yaml if yaml.exists() else None, placement, UNTOLD)
 
 
 @torch.no_grad()

@@ -30,7 +30,8 @@ export function duration(seconds) {
 function draw() {
   const run = current();
   const running = run?.state === "running";
-  const part = running ? (run.progress?.progress ?? 0) : run?.state === "done" && !sending ? 1 : 0;
+  const loaded = running && run.progress?.phase === "loading" ? run.progress.loaded : null; // of the checkpoint
+  const part = running ? (loaded ?? run.progress?.progress ?? 0) : run?.state === "done" && !sending ? 1 : 0;
   const bar = document.querySelector(".viewer .bar");
   if (!bar) return;
   bar.firstElementChild.style.transform = `scaleX(${part})`;
@@ -61,6 +62,7 @@ function stateWords(run) {
   if (!progress) return say("state.encoding");
   const counted = { ...progress, batch: progress.batch + 1 }; // people count from 1
   if (progress.phase === "sampling") return say(progress.batches > 1 ? "state.sampling_batch" : "state.sampling", counted);
+  if (progress.phase === "loading" && progress.loaded > 0) return say("state.loading_part", { n: Math.round(progress.loaded * 100) });
   return say(`state.${progress.phase}`);
 }
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.families.family import Model, TextOptions
+from modules.families.family import UNTOLD, Model, TextOptions
 from modules.families.networks.applied import applied
 from modules.families.sd1 import SD1Family
 from modules.library.header import ModelFileError, read_header
@@ -91,7 +91,7 @@ def test_an_exception_undoes_too(tiny_model: Model, tmp_path: Path, functional: 
 def test_half_precision_comes_back_bit_by_bit(tiny_folder: Path, tmp_path: Path):
     half = Placement(torch.device("cpu"), torch.bfloat16, torch.bfloat16, torch.bfloat16, channels_last=True)
     path = tiny_folder / "tiny.safetensors"
-    model = SD1Family().load(path, read_header(path), None, half, lambda part: None)
+    model = SD1Family().load(path, read_header(path), None, half, UNTOLD)
     before = state(model)
     with applied(model, [network_from(tmp_path, every_kind())]):
         assert all(t.dtype == torch.bfloat16 for name, t in state(model).items() if name.endswith("weight"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.families.family import TextOptions
+from modules.families.family import UNTOLD, TextOptions
 from modules.families.networks.embeddings import EmbeddingStore
 from modules.families.sd1 import SD1Family
 from modules.library.header import read_header
@@ -17,7 +17,7 @@ from tests.tiny import FP32
 
 def test_conditionings_with_embeddings(golden: Path, tmp_path: Path) -> None:
     path = golden / "models" / "tiny-sd1.safetensors"
-    model = SD1Family().load(path, read_header(path), path.with_suffix(".yaml"), FP32, lambda part: None)
+    model = SD1Family().load(path, read_header(path), path.with_suffix(".yaml"), FP32, UNTOLD)
     embeddings = EmbeddingStore(NetworkLibrary({"embedding": [golden / "models"]}, tmp_path / "n.db")).fitted(model)
     measured = json.loads((golden / "prompts" / "prompts.json").read_text("utf-8"))
     conds = np.load(golden / "prompts" / "conds.npz")

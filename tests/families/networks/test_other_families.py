@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from modules.families import ldm
-from modules.families.family import Model, TextOptions
+from modules.families.family import UNTOLD, Model, TextOptions
 from modules.families.networks.applied import applied
 from modules.families.networks.embeddings import EmbeddingStore
 from modules.families.networks.lora import Misfit
@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     for kind, family in FAMILIES.items():
         path = folder / f"{kind}.safetensors"
         save_tiny_of(path, kind, tiny_parts(kind))  # type: ignore[arg-type]
-        made[kind] = family.load(path, read_header(path), None, FP32, lambda part: None)
+        made[kind] = family.load(path, read_header(path), None, FP32, UNTOLD)
     return made
 
 

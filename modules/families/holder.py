@@ -1,0 +1,279 @@
+"""Keeps the models that were used last, as many as fit into main memory, so that switching between them costs nothing.
+For the worker's thread only."""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from modules.families import ldm
+from modules.families.family import Family, Model, Report
+from modules.families.formats import header_of
+from modules.families.loader import FAMILIES, read_model
+from modules.families.weights import DTYPES
+from modules.library.checkpoints import Checkpoint, fingerprint_of
+from modules.library.hashes import Fingerprint
+from modules.library.header import Header, ModelFileError
+from modules.runtime.device import Placement
+from modules.runtime.memory import GIB, Memory
+
+log = logging.getLogger(__name__)
+
+MAIN = torch.device("cpu")  # main memory, as a place for weights
+TOLD_A_SECOND = 10
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What the user wants kept."""
+
+    most: int | None = None  # models at the same time, the one at work included; None: as many as fit
+    in_main_memory: bool = True  # those that are not at work leave the device
+
+
+Key = tuple[Path, Fingerprint, Path | None, int]
+
+
+@dataclass
+class Kept:
+    checkpoint: Checkpoint
+    model: Model
+    at: torch.device
+
+    @property
+    def size(self) -> int:
+        return size_of(self.model)
+
+
+class ModelHolder:
+    """`get` gives a checkpoint's model. The one that it gave last is at work, and stays; the others go when their room
+    is wanted, the longest unused first."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        report: Callable[[str, float], None] = lambda text, fraction: None,  # what is done, for people; 0–1
+        keeping: Callable[[], Keeping] = Keeping,
+        host: Memory | None = None,
+        device: Memory | None = None,
+        families: tuple[Family, ...] = FAMILIES,
+    ):
+        self.placement = placement
+        self._report, self._keeping, self._families = report, keeping, families
+        self.host = host or Memory(MAIN)
+        self.device = device or (Memory(placement.device) if placement.device != MAIN else self.host)
+        self._kept: OrderedDict[Key, Kept] = OrderedDict()  # the longest unused first
+        self._at_work: Key | None = None
+
+    def get(self, checkpoint: Checkpoint, watch: Callable[[float], None] = lambda fraction: None) -> Model:
+        """The checkpoint's model, at work from now on. While it is being read, `watch` is told what part (0–1) of its
+        bytes is there; what it raises ends the load. Raises ModelFileError with a sentence for people."""
+        started = time.monotonic()
+        key = self._key(checkpoint)
+        if key == self._at_work:
+            return self._kept[key].model
+        self._at_work = None  # nobody works on the one before; it may go
+        if kept := self._kept.get(key):
+            self._kept.move_to_end(key)
+            self._keep_to_limits(0, key)
+            self._move(kept, self.placement.device)
+            log.info("switched to %s, which was in memory, in %.3f s", name_of(checkpoint), time.monotonic() - started)
+        else:
+            kept = self._kept[key] = self._load(checkpoint, watch)
+        self._at_work = key
+        return kept.model
+
+    def has(self, checkpoint: Checkpoint) -> bool:
+        """Whether `get` would have no file to read."""
+        try:
+            return self._key(checkpoint) in self._kept
+        except ModelFileError:
+            return False
+
+    def kept(self) -> tuple[Checkpoint, ...]:
+        """What is in memory, the longest unused first."""
+        return tuple(kept.checkpoint for kept in self._kept.values())
+
+    def make_room(self, wanted: int, memory: Memory | None = None) -> int:
+        """Lets models go that are not at work, until so many bytes are free: of main memory, or of the device's. The
+        bytes that are free then; they may be fewer."""
+        memory = memory or self.host
+        while (free := memory.free()) < wanted and self._drop_one(memory.device):
+            pass
+        return free
+
+    def shrink_to(self, most: int) -> None:
+        """Lets models go that are not at work, until those that are left have so many bytes together."""
+        while sum(kept.size for kept in self._kept.values()) > most and self._drop_one():
+            pass
+
+    def unload(self) -> None:
+        """Give all of the memory back; the next `get` loads again."""
+        self._at_work = None
+        self._kept.clear()
+        self._tidy()
+
+    # --- loading -------------------------------------------------------------------------------------------------
+
+    def _load(self, checkpoint: Checkpoint, watch: Callable[[float], None]) -> Kept:
+        started = time.monotonic()
+        self._report(f"loading {checkpoint.model_name}, {checkpoint.size / 1e6:.0f} MB", 0.0)
+        header = header_of(checkpoint.path)
+        self._keep_to_limits(size_in(header, self.placement))
+        told = Told(checkpoint, header, self._report, watch)
+        report = Report(told.part, told.read)
+        try:
+            model = read_model(checkpoint.path, self.placement, checkpoint.config, report, self._families, header)
+        except BaseException:
+            self._tidy()  # what was half there
+            raise
+        took = time.monotonic() - started
+        log.info("loaded %s (%s) on %s in %.2f s", name_of(checkpoint), model.family, self.placement, took)
+        return Kept(checkpoint, model, self.placement.device)
+
+    def _key(self, checkpoint: Checkpoint) -> Key:
+        """Raises ModelFileError for a file that is not the same any more. What was loaded of it is let go."""
+        path, config = checkpoint.path, checkpoint.config
+        try:
+            now = fingerprint_of(path)
+            config_changed = config.stat().st_mtime_ns if config else 0
+        except OSError as error:
+            self._forget(path)
+            raise ModelFileError(path, f"is not there any more ({error.strerror or error})") from None
+        if now != checkpoint.fingerprint:
+            self._forget(path)
+            raise ModelFileError(path, "changed since it was chosen; is it still being downloaded? Choose it again")
+        key = (path, now, config, config_changed)
+        if any(kept[0] == path and kept != key for kept in self._kept):
+            self._forget(path)
+        return key
+
+    def _forget(self, path: Path) -> None:
+        for key in [key for key in self._kept if key[0] == path]:
+            self._at_work = None if self._at_work == key else self._at_work
+            self._drop(key, "its file has changed")
+
+    # --- keeping -------------------------------------------------------------------------------------------------
+
+    def _keep_to_limits(self, coming: int, chosen: Key | None = None) -> None:
+        """Before a model of `coming` bytes is loaded, or `chosen` goes to work."""
+        keeping = self._keeping()
+        others = [key for key in self._kept if key != chosen]
+        most = (keeping.most or len(others) + 1) - 1
+        while len(others) > most:
+            self._drop(others.pop(0), "no more are to be kept")
+        if self.device is not self.host and keeping.in_main_memory:
+            for key in others[::-1]:
+                self._rest(key)
+        if coming:
+            self.make_room(coming + (self._margin() if self.device is self.host else 0), self.device)
+
+    def _rest(self, key: Key) -> None:
+        """From the device into main memory, if there is room."""
+        kept = self._kept.get(key)  # an earlier one may have taken its room
+        if kept is None or kept.at == MAIN:
+            return
+        wanted = kept.size + self._margin()
+        del kept
+        if self.make_room(wanted) < wanted:
+            self._drop(key, "main memory has no room for it")
+        else:
+            self._move(self._kept[key], MAIN)
+
+    def _margin(self) -> int:
+        """Bytes of main memory that stay free: for the pictures, and for everybody else on this machine."""
+        return max(2 * GIB, self.host.total() // 5)
+
+    def _drop_one(self, where: torch.device | None = None) -> bool:
+        for key, kept in self._kept.items():
+            if key != self._at_work and (where is None or kept.at.type == where.type):
+                break
+        else:
+            return False
+        del kept  # nothing here may hold what is dropped
+        self._drop(key, "its room is wanted")
+        return True
+
+    def _drop(self, key: Key, why: str) -> None:
+        kept = self._kept.pop(key)
+        log.info("%s (%.2f GB) leaves the memory: %s", name_of(kept.checkpoint), kept.size / 1e9, why)
+        del kept
+        self._tidy()
+
+    def _move(self, kept: Kept, device: torch.device) -> None:
+        if kept.at != device:
+            for network in kept.model.components.values():
+                network.to(device)
+            kept.at = device
+            self._tidy()
+
+    def _tidy(self) -> None:
+        self.host.release()
+        if self.device is not self.host:
+            self.device.release()
+
+
+class Told:
+    """Makes of what a load reads what people and `watch` are told."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        header: Header,
+        report: Callable[[str, float], None],
+        watch: Callable[[float], None],
+    ):
+        self._text = f"loading {checkpoint.model_name}, {checkpoint.size / 1e6:.0f} MB"
+        self._report, self._watch = report, watch
+        self._total = max(1, sum(info.end - info.start for name, info in header.tensors.items() if is_used(name)))
+        self._done, self._part, self._last = 0, "", (0.0, 0)
+
+    def part(self, name: str) -> None:
+        self._part = name
+        self._tell(time.monotonic())
+
+    def read(self, count: int) -> None:
+        self._done += count
+        self._watch(self._fraction)
+        now, (when, percent) = time.monotonic(), self._last
+        if int(100 * self._fraction) > percent and now - when >= 1 / TOLD_A_SECOND:
+            self._tell(now)
+
+    @property
+    def _fraction(self) -> float:
+        return min(1.0, self._done / self._total)
+
+    def _tell(self, now: float) -> None:
+        self._last = now, int(100 * self._fraction)
+        self._report(f"{self._text}: {self._part}, {self._last[1]} %", self._fraction)
+
+
+def is_used(name: str) -> bool:
+    """Whether a load reads this tensor: not the averaged weights that training keeps beside those in use."""
+    return not name.startswith("model_ema.")
+
+
+def size_in(header: Header, placement: Placement) -> int:
+    """Bytes of the model once it is loaded."""
+
+    def width(name: str) -> int:
+        if name.startswith(ldm.UNET):
+            return placement.unet_dtype.itemsize
+        return (placement.vae_dtype if name.startswith(ldm.VAE) else placement.text_dtype).itemsize
+
+    used = (item for item in header.tensors.items() if is_used(item[0]) and item[1].dtype in DTYPES)
+    return sum(torch.Size(info.shape).numel() * width(name) for name, info in used)
+
+
+def size_of(model: Model) -> int:
+    """Bytes of a loaded model's weights."""
+    networks = model.components.values()
+    return sum(tensor.nbytes for network in networks for tensor in [*network.parameters(), *network.buffers()])
+
+
+def name_of(checkpoint: Checkpoint) -> str:
+    return checkpoint.model_name
