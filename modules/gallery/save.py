@@ -17,7 +17,7 @@ from typing import Any, Literal
 from PIL import Image, PngImagePlugin, features
 
 from modules.gallery.naming import MAX_NAME_BYTES, NamingFacts, expand, next_number, safe_folders, safe_name
-from modules.settings.files import write_whole
+from modules.runtime.files import write_whole
 from modules.settings.schema import ImageFormat, Settings
 
 log = logging.getLogger(__name__)

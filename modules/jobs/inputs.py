@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from modules.settings.files import write_whole
+from modules.runtime.files import write_whole
 
 KEPT_S = 24 * 3600  # pictures that no job names are kept so long: the job may be about to come
 _ID = re.compile(r"[0-9a-f]{64}")

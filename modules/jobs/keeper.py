@@ -22,7 +22,7 @@ from modules.jobs.job import Job, JobImage
 from modules.jobs.queue import JobQueue, Run, job_state
 from modules.jobs.spool import Spool
 from modules.library.checkpoints import Checkpoint
-from modules.settings.files import write_whole
+from modules.runtime.files import write_whole
 from modules.settings.schema import Settings
 
 log = logging.getLogger(__name__)

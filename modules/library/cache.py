@@ -1,4 +1,5 @@
-"""What was learned of model files, kept from start to start: sha256 and soundness by path, size, mtime and inode.
+"""What was learned of model files, kept from start to start: sha256, soundness and what their headers tell, by path,
+size, mtime and inode.
 Only a cache: where its file is broken or cannot be written, it forgets, and says so in the log."""
 
 import logging
@@ -11,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from modules.library.facts import Facts
 from modules.library.hashes import Digests, Fingerprint, digests_of
 from modules.library.header import ModelFileError
 
@@ -19,7 +21,9 @@ log = logging.getLogger(__name__)
 _TABLE = """CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode TEXT, sha256 TEXT, checked INTEGER, problem TEXT,
     body_sha256 TEXT)"""
-_COLUMNS = "path, size, mtime_ns, inode, sha256, checked, problem, body_sha256"
+_ADDED = ("body_sha256", *Facts._fields)  # columns that earlier versions did not have
+_COLUMNS = ", ".join(("path, size, mtime_ns, inode, sha256, checked, problem", *_ADDED))
+_MARKS = ", ".join("?" * (len(_ADDED) + 7))
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class FileFacts:
     checked: bool = False  # whether the whole header was read
     problem: str | None = None
     body_sha256: str | None = None  # known together with sha256, but for rows of earlier versions
+    facts: Facts = Facts()
 
 
 class FileCache:
@@ -83,19 +88,28 @@ class FileCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._connect()) as database, database:
             database.execute(_TABLE)
-            if "body_sha256" not in [row[1] for row in database.execute("PRAGMA table_info(files)")]:
-                database.execute("ALTER TABLE files ADD COLUMN body_sha256 TEXT")
+            self._add_columns(database)
             rows = database.execute(f"SELECT {_COLUMNS} FROM files").fetchall()
-        for path, size, mtime_ns, inode, sha256, checked, problem, body_sha256 in rows:
+        for path, size, mtime_ns, inode, sha256, checked, problem, body_sha256, *told in rows:
+            known = told[0] is not None  # else it is a row of an earlier version: the file is looked at again
+            facts = Facts._make(told) if known else Facts()
             fingerprint = Fingerprint(size, mtime_ns, int(inode))
-            facts = FileFacts(fingerprint, sha256, bool(checked), problem, body_sha256)
-            self._facts[Path(os.fsdecode(path))] = facts
+            self._facts[Path(os.fsdecode(path))] = FileFacts(
+                fingerprint, sha256, bool(checked) and known, problem, body_sha256, facts
+            )
+
+    def _add_columns(self, database: sqlite3.Connection) -> None:
+        there = {row[1] for row in database.execute("PRAGMA table_info(files)")}
+        for column in _ADDED:
+            if column not in there:
+                database.execute(f"ALTER TABLE files ADD COLUMN {column} TEXT")
 
     def _write(self, rows: dict[Path, FileFacts]) -> None:
         with closing(self._connect()) as database, database:
             database.execute(_TABLE)
+            self._add_columns(database)
             database.executemany(
-                f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({_MARKS})",
                 # inode numbers have 64 bits without sign, SQLite's integers have one
                 [
                     (
@@ -107,6 +121,7 @@ class FileCache:
                         f.checked,
                         f.problem,
                         f.body_sha256,
+                        *f.facts,
                     )
                     for p, f in rows.items()
                 ],

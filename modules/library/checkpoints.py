@@ -14,8 +14,9 @@ from pathlib import Path
 
 from modules.library import folders, gguf
 from modules.library.cache import FileCache, FileFacts
+from modules.library.facts import Facts, look
 from modules.library.hashes import Fingerprint, legacy_hash
-from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, read_header, sniff
+from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, sniff
 from modules.library.walking import natural, places
 from modules.runtime.archive import PickleError, check_archive
 
@@ -47,6 +48,7 @@ class Checkpoint:
     config: Path | None = None  # the .yaml beside it
     problem: str | None = None  # why it cannot be used
     body_sha256: str | None = None  # of the weights without header, where it is known
+    facts: Facts = Facts()  # empty until the whole header was read
 
     @property
     def model_name(self) -> str:
@@ -169,11 +171,11 @@ class CheckpointLibrary:
         facts = self._cache.get(path, fingerprint)
         if facts is None or not facts.checked:
             whole = time.monotonic() < deadline
-            problem = _problem(path, whole)
-            facts = replace(facts or FileFacts(fingerprint), checked=whole, problem=problem)
+            problem, told = _looked(path, whole)
+            facts = replace(facts or FileFacts(fingerprint), checked=whole, problem=problem, facts=told)
             if whole and problem != _UNREADABLE:
                 news.append((path, facts))
-        return Checkpoint(path, name, fingerprint, facts.sha256, config, facts.problem, facts.body_sha256)
+        return Checkpoint(path, name, fingerprint, facts.sha256, config, facts.problem, facts.body_sha256, facts.facts)
 
     def _by_legacy_hash(self, wanted: str) -> tuple[Checkpoint, ...]:
         if not re.fullmatch(r"[0-9a-f]{8}", wanted):
@@ -213,36 +215,36 @@ def _model_files(folder: Path) -> Iterator[tuple[Path, Path | None]]:
                 yield here / entry.name, here / config if config in configs else None
 
 
-def _problem(path: Path, whole: bool) -> str | None:
+def _looked(path: Path, whole: bool) -> tuple[str | None, Facts]:
+    """Why it cannot be used, and what its header tells. Not `whole`: only its first bytes are looked at."""
     suffix = path.suffix.rstrip().lower()
     try:
         if path.is_dir():
             folders.files_of(path)
-            return None
+            return None, look(path) if whole else Facts()
         if suffix in (".safetensors", gguf.SUFFIX) and whole:
-            gguf.read_gguf_header(path) if suffix == gguf.SUFFIX else read_header(path)
-            return None
+            return None, look(path)
         with os.fdopen(open_regular(path), "rb") as file:
             start = file.read(256)
             size = os.fstat(file.fileno()).st_size
             if suffix in PICKLED and start.startswith(b"PK\x03\x04"):
                 check_archive(file, size)
-                return None
+                return None, look(path) if whole else Facts()
     except ModelFileError as error:
-        return error.reason
+        return error.reason, Facts()
     except PickleError as error:
-        return str(error)
+        return str(error), Facts()
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return f"cannot be read: {error.strerror or error}", Facts()
     if suffix in UNSUPPORTED:
-        return f"not supported: {suffix} files; get the safetensors version"
+        return f"not supported: {suffix} files; get the safetensors version", Facts()
     if suffix == gguf.SUFFIX:
-        return None if start.startswith(gguf.MAGIC) else sniff(start) or "no GGUF file"
+        return (None if start.startswith(gguf.MAGIC) else sniff(start) or "no GGUF file"), Facts()
     if not start:
-        return "this file is empty: the download failed; download it again"
+        return "this file is empty: the download failed; download it again", Facts()
     length = int.from_bytes(start[:8], "little")
     sound = 8 + length <= size and length <= MAX_HEADER_BYTES and start[8:9] == b"{"
-    return None if sound else sniff(start) or "corrupt header"
+    return (None if sound else sniff(start) or "corrupt header"), Facts()
 
 
 def fingerprint_of(path: Path) -> Fingerprint:

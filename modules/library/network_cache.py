@@ -7,14 +7,18 @@ import sqlite3
 import threading
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from modules.library.facts import Facts
 
 log = logging.getLogger(__name__)
 
-_COLUMNS = "path, size, mtime_ns, is_network, name, alias, trained_for, stated_hash"
-_TABLE = """CREATE TABLE IF NOT EXISTS looked (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER,
-    is_network INTEGER, name TEXT, alias TEXT, trained_for TEXT, stated_hash TEXT)"""
+_FIRST = "path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, is_network INTEGER"
+_TEXTS = ("name", "alias", "trained_for", "stated_hash", *Facts._fields)
+_TABLE = f"CREATE TABLE IF NOT EXISTS told ({_FIRST}, {', '.join(f'{name} TEXT' for name in _TEXTS)})"
+_COLUMNS = f"path, size, mtime_ns, is_network, {', '.join(_TEXTS)}"
+_MARKS = ",".join("?" * (len(_TEXTS) + 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,12 @@ class Looked:
     alias: str | None = None
     trained_for: str = "Unknown"
     stated_hash: str | None = None
+    facts: Facts = Facts()
     problem: str | None = None  # such a file is looked at again every time
+
+    def row(self) -> tuple[object, ...]:
+        first = (self.size, self.mtime_ns, self.is_network, self.name, self.alias, self.trained_for, self.stated_hash)
+        return (*first, *self.facts)
 
 
 class NetworkCache:
@@ -40,8 +49,10 @@ class NetworkCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path, timeout=5)) as database, database:
                 database.execute(_TABLE)
-                for row in database.execute(f"SELECT {_COLUMNS} FROM looked"):
-                    self._known[os.fsdecode(row[0])] = Looked(row[1], row[2], bool(row[3]), *row[4:])
+                for row in database.execute(f"SELECT {_COLUMNS} FROM told"):
+                    self._known[os.fsdecode(row[0])] = Looked(
+                        row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7], Facts._make(row[8:])
+                    )
         except (OSError, sqlite3.DatabaseError) as error:
             self._complain(error)
 
@@ -54,11 +65,11 @@ class NetworkCache:
             return
         with self._lock:
             self._known.update(news)
-            rows = [(os.fsencode(path), *astuple(looked)[:-1]) for path, looked in news.items()]
+            rows = [(os.fsencode(path), *looked.row()) for path, looked in news.items()]
             try:
                 with closing(sqlite3.connect(self.path, timeout=5)) as database, database:
                     database.execute(_TABLE)
-                    database.executemany(f"INSERT OR REPLACE INTO looked ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", rows)
+                    database.executemany(f"INSERT OR REPLACE INTO told ({_COLUMNS}) VALUES ({_MARKS})", rows)
             except sqlite3.DatabaseError as error:
                 self._complain(error)
 

@@ -1,10 +1,14 @@
-"""The first look at a network file: what its metadata call it, without parsing the header or reading a weight."""
+"""The first look at a network file: what its metadata call it and what its first tensors are, without parsing the
+header. Made for ten thousand files: 64 KiB of each are read, more only where these tell nothing."""
 
 import json
 import os
+import re
 from pathlib import Path
 
+from modules.library import facts
 from modules.library.embedding_images import NoEmbedding, read_embedding
+from modules.library.facts import Facts
 from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, sniff
 from modules.library.network_cache import Looked
 
@@ -27,7 +31,7 @@ def look_at(path: str, kind: str, size: int, mtime_ns: int) -> Looked:
         return Looked(size, mtime_ns, problem=error.reason)
     if size == 0:
         return Looked(size, mtime_ns, problem="this file is empty: the download failed; download it again")
-    return Looked(size, mtime_ns)
+    return _pickled(path, size, mtime_ns, kind)
 
 
 def _safetensors(path: str, size: int, mtime_ns: int, kind: str) -> Looked:
@@ -38,22 +42,71 @@ def _safetensors(path: str, size: int, mtime_ns: int, kind: str) -> Looked:
         if size < 8 or 8 + length > size or length > MAX_HEADER_BYTES or start[8:9] != b"{":
             problem = sniff(start[:256]) or "damaged or incomplete, or no safetensors file; download it again"
             return Looked(size, mtime_ns, problem=problem)
-        if kind != "lora" or not start.startswith(METADATA, 8):
-            return Looked(size, mtime_ns)
-        end = start.find(END, 8, 8 + length)
-        if end < 0 and 8 + length > len(start):
+        content = facts.content_id(handle, size, start)
+        os.lseek(handle, len(start), os.SEEK_SET)
+        end = 8  # of the metadata
+        if start.startswith(METADATA, 8):
+            end = start.find(END, 8, 8 + length) + 1
+            if not end and 8 + length > len(start):
+                start += os.read(handle, 8 + length - len(start))
+                end = start.find(END, 8, 8 + length) + 1
+            end = end or 8 + length
+        metadata = _metadata(start[8:end] if end > 8 else b"")
+        told = _facts(kind, content, metadata, start[end : 8 + length])
+        if not told.family and 8 + length > len(start):
             start += os.read(handle, 8 + length - len(start))
-            end = start.find(END, 8, 8 + length)
+            told = _facts(kind, content, metadata, start[end : 8 + length])
     finally:
         os.close(handle)
-    metadata = start[8 : end + 1 if end >= 0 else 8 + length]
+    if kind != "lora":
+        return Looked(size, mtime_ns, facts=told)
     return Looked(
         size,
         mtime_ns,
-        alias=_text(metadata, b"ss_output_name"),
-        trained_for=_version(metadata),
-        stated_hash=_hash(_text(metadata, b"sshs_model_hash")),
+        alias=printable(metadata.get("ss_output_name", "")) or None,
+        trained_for=_version(metadata, end > 8 + len(METADATA) + 1),
+        stated_hash=_hash(metadata.get("sshs_model_hash")),
+        facts=told,
     )
+
+
+def _metadata(raw: bytes) -> dict[str, str]:
+    """The texts of `{"__metadata__":{…`; nothing where they are damaged."""
+    try:
+        found = json.loads(raw + b"}}")["__metadata__"] if raw else {}
+    except (ValueError, RecursionError):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
+def _facts(kind: str, content: str, metadata: dict[str, str], tensors: bytes) -> Facts:
+    """`tensors`: what follows the metadata in the header, or the first of it."""
+    family = facts.stated_family(metadata)
+    return Facts(
+        content=content,
+        format="safetensors",
+        family=family or (facts.family_by_layers(tensors) if kind == "lora" else _embedding(tensors)),
+        dtype=facts.dtype_in(tensors),
+        prediction="v" if metadata.get("modelspec.prediction_type", "").lower().startswith("v") else "",
+        base_model=facts.stated_base(metadata),
+        resolution=facts.stated_resolution(metadata),
+        kind=kind,
+    )
+
+
+def _embedding(tensors: bytes) -> str:
+    sizes = re.findall(rb'"(\w+)":\s*\{[^}]*"shape":\s*\[([\d,\s]*)\]', tensors)
+    shapes = {name.decode(): tuple(int(side) for side in shape.split(b",") if side.strip()) for name, shape in sizes}
+    return facts.family_of(shapes, "embedding")
+
+
+def _pickled(path: str, size: int, mtime_ns: int, kind: str) -> Looked:
+    handle = open_regular_path(path)
+    try:
+        content = facts.content_id(handle, size, os.read(handle, facts.HEAD))
+    finally:
+        os.close(handle)
+    return Looked(size, mtime_ns, facts=Facts(content=content, format="PyTorch", kind=kind))
 
 
 def open_regular_path(path: str) -> int:
@@ -63,32 +116,13 @@ def open_regular_path(path: str) -> int:
     return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
-def _version(metadata: bytes) -> str:
+def _version(metadata: dict[str, str], has_metadata: bool) -> str:
     """A1111's guess; a file that says nothing of its base but has metadata is taken for one of SD 1.x."""
-    if (_text(metadata, b"ss_base_model_version") or "").startswith("sdxl_"):
+    if metadata.get("ss_base_model_version", "").startswith("sdxl_"):
         return "SDXL"
-    if _text(metadata, b"ss_v2") == "True":
+    if metadata.get("ss_v2") == "True":
         return "SD2"
-    return "SD1" if len(metadata) > len(METADATA) + 1 else "Unknown"
-
-
-def _text(metadata: bytes, key: bytes) -> str | None:
-    """The value of a key; None if it is missing, empty, or no text."""
-    mark = b'"' + key + b'":"'
-    start = metadata.find(mark)
-    if start < 0:
-        return None
-    start += len(mark)
-    end = start
-    while (end := metadata.find(b'"', end)) >= 0:
-        raw = metadata[start:end]
-        if (len(raw) - len(raw.rstrip(b"\\"))) % 2 == 0:
-            try:
-                return printable(str(json.loads(b'"' + raw + b'"'))) or None
-            except ValueError:
-                return None
-        end += 1
-    return None
+    return "SD1" if has_metadata else "Unknown"
 
 
 def _hash(text: str | None) -> str | None:
@@ -101,4 +135,10 @@ def _picture(path: str, size: int, mtime_ns: int) -> Looked:
     except NoEmbedding:
         return Looked(size, mtime_ns, is_network=False)
     name = found.get("name")
-    return Looked(size, mtime_ns, name=printable(name) if isinstance(name, str) and name else None)
+    handle = open_regular_path(path)
+    try:
+        content = facts.content_id(handle, size, os.read(handle, facts.HEAD))
+    finally:
+        os.close(handle)
+    told = Facts(content=content, format="picture", kind="embedding")
+    return Looked(size, mtime_ns, name=printable(name) if isinstance(name, str) and name else None, facts=told)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from modules.library.cache import FileCache
+from modules.library.facts import Facts
 from modules.library.header import printable, read_header
 from modules.library.network_cache import Looked, NetworkCache
 from modules.library.network_heads import look_at
@@ -41,6 +42,7 @@ class NetworkFile:
     mtime_ns: int
     stated_hash: str | None = None  # of the weights, as its metadata say
     problem: str | None = None  # why it cannot be used
+    facts: Facts = Facts()
 
     @property
     def path(self) -> Path:
@@ -198,7 +200,16 @@ def _network(kind: Kind, path: str, looked: Looked) -> NetworkFile:
     name = looked.name or printable(os.path.splitext(os.path.basename(path))[0])
     alias = looked.alias or name
     return NetworkFile(
-        kind, path, name, alias, looked.trained_for, looked.size, looked.mtime_ns, looked.stated_hash, looked.problem
+        kind,
+        path,
+        name,
+        alias,
+        looked.trained_for,
+        looked.size,
+        looked.mtime_ns,
+        looked.stated_hash,
+        looked.problem,
+        looked.facts,
     )
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modules.library.checkpoints import PICKLED, Checkpoint
+from modules.library.facts import UNET, family_by_encoders
 from modules.library.folders import INDEX, config_of_part
 from modules.library.gguf import is_gguf, read_gguf_header
 from modules.library.header import Header, ModelFileError, read_header
 
-UNET = "model.diffusion_model."
 SIZE = re.compile(r"(\d{3,4})x(\d{3,4})")
 STEPS = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?(?![a-z])")
 
@@ -61,16 +61,7 @@ def recommended(checkpoint: Checkpoint) -> Recommended:
 
 def family_of(header: Header) -> str | None:
     """By the names of its tensors, as modules/families tells them apart."""
-    names = header.tensors
-    if f"{UNET}input_blocks.0.0.weight" not in names:
-        return None
-    if "conditioner.embedders.1.model.ln_final.weight" in names:
-        return "SDXL"
-    if "conditioner.embedders.0.model.ln_final.weight" in names:
-        return "SDXL refiner"
-    if "cond_stage_model.model.ln_final.weight" in names:
-        return "SD 2.x"
-    return "SD 1.x" if any(name.startswith("cond_stage_model.transformer.") for name in names) else None
+    return family_by_encoders(header.tensors) or None if f"{UNET}input_blocks.0.0.weight" in header.tensors else None
 
 
 def _header(path: Path) -> Header | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modules.settings.files import write_whole
+from modules.runtime.files import write_whole
 from modules.settings.schema import SETTINGS, SettingError, Settings
 
 log = logging.getLogger(__name__)

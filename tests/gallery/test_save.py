@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image, features
 
-import modules.settings.files as files
+import modules.runtime.files as files
 from modules.gallery.naming import NamingFacts
 from modules.gallery.save import (
     Kind,
