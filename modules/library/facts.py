@@ -103,12 +103,12 @@ def kind_of(sizes: Shapes) -> str:
             if kind == "checkpoint" and not _PARTS.search(names):
                 return "unet"
             return kind
-    if architecture(sizes) if all(sizes.values()) else False:
+    if all(sizes.values()) and architecture(sizes):
         return "upscaler"
     return "embedding" if len(sizes) <= 4 and all(name in _EMBEDDINGS for name in sizes) else ""
 
 
-_KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
+_KINDS = tuple(
     (kind, re.compile(pattern, re.MULTILINE))
     for kind, pattern in (
         ("controlnet", r"^(control_model|controlnet\w*|input_hint_block|lllite_unet\w*|adapter\.body|ip_adapter)\."),
@@ -260,8 +260,17 @@ _DTYPE = re.compile(rb'"dtype":\s*"([A-Z0-9_]+)"')
 
 def pickled_names(data: bytes) -> dict[str, tuple[int, ...]]:
     """Names of tensors, as they stand in a pickle; nothing of it is run."""
-    found: Iterable[bytes] = re.findall(rb"[A-Za-z_][\w.]{2,200}\.(?:weight|bias|alpha)(?![\w.])", data)
-    return {name.decode("ascii"): () for name in found}
+    found: dict[str, tuple[int, ...]] = {}
+    for mark in _TEXT.finditer(data):
+        length = int.from_bytes(mark[1] or mark[2], "little")
+        name = data[mark.end() : mark.end() + length]
+        if _NAME.fullmatch(name):
+            found[name.decode("ascii")] = ()
+    return found
+
+
+_TEXT = re.compile(rb"X(..\0\0)|\x8c(.)", re.DOTALL)  # a text and its length, in a pickle
+_NAME = re.compile(rb"[A-Za-z_][\w.]{2,200}\.(?:weight|bias|alpha)")
 
 
 def _of_folder(folder: Path) -> Facts:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from modules.settings.files import growing, remove_left_behind
+from modules.runtime.files import growing, remove_left_behind
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
 import sys
 from pathlib import Path
-from modules.settings.files import growing
+from modules.runtime.files import growing
 with growing(Path(sys.argv[1]), overwrite=False) as file:
     file.write(b"half of it")
     file.flush()
