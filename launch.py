@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
             flags = command_line.parse(typed)
             if command == "install":
                 return install(flags)
+            if flags.dump_sysinfo:
+                return dump_system_info(flags, typed)
             return start(flags, typed)
     except (command_line.FlagError, PathError, listening.ListenError) as error:
         say(f"easel: {error}")
@@ -93,6 +95,11 @@ def install(flags: Namespace) -> int:
     environment = install_if_needed(flags)
     say(f"Ready: {environment.python}")
     return 0
+
+
+def dump_system_info(flags: Namespace, typed: Sequence[str]) -> int:
+    environment = install_if_needed(flags)
+    return ended([str(environment.python), str(ROOT / "webui.py"), *typed], child_environment(os.environ))
 
 
 def test(arguments: Sequence[str]) -> int:

@@ -25,9 +25,11 @@ import uvicorn
 from modules.app import App
 from modules.runtime import imports, listening, logs
 from modules.runtime.flags import FlagError, host_of, parse, words
-from modules.runtime.paths import PathError, paths_from
+from modules.runtime.paths import PathError, Paths, paths_from
 from modules.server.api import create_api
 from modules.server.gate import Gate
+from modules.server.system_info import Known, as_text, file_name, system_info
+from modules.settings.store import SettingsStore
 
 log = logging.getLogger("easel")
 
@@ -42,15 +44,17 @@ def main(argv: Sequence[str]) -> int:
     try:
         flags = parse(words(argv, os.environ))
         paths = paths_from(flags)
+        if flags.dump_sysinfo:
+            return dump_system_info(flags, paths)
         passwords = listening.passwords_from(flags)
         token = listening.token_from(flags, os.environ)
         listener = listening.inherited_listener(os.environ) or listening.open_listener(flags)
     except (FlagError, PathError, listening.ListenError) as error:
         print(f"easel: {error}", file=sys.stderr)
         return BAD_COMMAND_LINE
-    logs.set_up(flags.loglevel, secrets=[token or "", *passwords.values()])
+    recent = logs.set_up(flags.loglevel, secrets=[token or "", *passwords.values()])
     with imports.no_collections():
-        app = App(paths, flags)
+        app = App(paths, flags, recent_problems=recent.problems)
         gate = Gate(build(app, flags), frozenset({host_of(flags), socket.gethostname()}), token, passwords)
     for problem in app.problems:
         log.warning("%s", problem)
@@ -73,6 +77,25 @@ def build(app: App, flags: Namespace):  # type: ignore[no-untyped-def]  # FastAP
 
         mount_page(api, app)
     return api
+
+
+def dump_system_info(flags: Namespace, paths: Paths) -> int:
+    """Writes what /internal/sysinfo tells into the data folder, and serves nothing: a server may run beside."""
+    recent = logs.set_up(flags.loglevel)
+    settings = SettingsStore(paths.config)
+    try:
+        from modules.runtime.device import placement_from
+        from modules.runtime.torch_facts import device_facts
+
+        device = device_facts(placement_from(flags))
+    except Exception:  # a broken installation is what the report is for
+        log.exception("torch could not tell of the device")
+        device = None
+    report = system_info(Known(flags, paths, settings.current, device, problems=recent.problems()))
+    file = paths.data_dir / file_name()
+    file.write_text(as_text(report), "utf-8")
+    print(f"The system information is in {file}; it names no folder, person or secret.")
+    return 0
 
 
 def configured(gate: Gate, flags: Namespace) -> uvicorn.Config:

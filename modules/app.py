@@ -32,6 +32,7 @@ from modules.prompt.styles import Style, StylesError, read_styles
 from modules.prompt.tokens import Tokenizer, count
 from modules.prompt.wildcards import lines_in
 from modules.runtime import imports
+from modules.runtime.machine import DeviceFacts
 from modules.runtime.paths import Paths, absolute
 from modules.settings.schema import Settings
 from modules.settings.store import SettingsStore
@@ -48,13 +49,30 @@ class ModelStatus:
     progress: float | None = None  # 0–1 of what is being read, while a checkpoint is
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """What is loaded, for the system info."""
+
+    file: str  # its name, without folders
+    family: str
+    size: int  # bytes
+    hash: str | None
+
+
 class App:
-    """`make_engine` is called in the worker's thread; tests pass another one."""
+    """`make_engine` is called in the worker's thread; tests pass another one. `recent_problems`: the last warnings and
+    errors of the log."""
 
     def __init__(
-        self, paths: Paths, flags: Namespace, make_engine: Callable[[Namespace, Report], Engine] | None = None
+        self,
+        paths: Paths,
+        flags: Namespace,
+        make_engine: Callable[[Namespace, Report], Engine] | None = None,
+        recent_problems: Callable[[], list[str]] = list,
     ):
-        self.paths, self.flags = paths, flags
+        self.paths, self.flags, self.recent_problems = paths, flags, recent_problems
+        self.device: DeviceFacts | None = None  # told by the engine, once torch is there
+        self.loaded: LoadedModel | None = None
         self.events = EventBus()
         self.model_status = ModelStatus("starting", "starting")
         self.settings = SettingsStore(paths.config)
@@ -199,8 +217,11 @@ class TorchEngine:
             from modules.generation.shelf import Loaded, Shelf
             from modules.postprocess.upscale import Upscalers
             from modules.runtime.device import placement_from
+            from modules.runtime.torch_facts import device_facts
 
         placement = placement_from(flags)
+        app.device = device_facts(placement)
+        self._app = app
 
         def keeping() -> Keeping:
             settings = app.settings.current
@@ -227,10 +248,12 @@ class TorchEngine:
         )
 
     def load(self, checkpoint: Checkpoint, watch: LoadWatch = lambda fraction: None) -> Any:
-        return self._holder.get(checkpoint, watch)
+        model = self._holder.get(checkpoint, watch)
+        self._app.loaded = LoadedModel(checkpoint.path.name, model.family, checkpoint.size, checkpoint.shorthash)
+        return model
 
     def unload(self) -> None:
-        self._vaes.clear()
+        self._app.loaded = None
         self._holder.unload()
 
     def generate(

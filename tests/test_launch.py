@@ -323,6 +323,21 @@ def test_a_bench_of_this_machine(tmp_path):
     assert str(tmp_path) not in done.stdout and list(tmp_path.iterdir()) == [sizes]
 
 
+# -- the system information --------------------------------------------------------------------------------------------
+
+
+def test_the_system_information_is_written_and_nothing_is_served(tmp_path):
+    command = [sys.executable, "launch.py", *PLAIN, "--dump-sysinfo", "--use-cpu", "all", "--data-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=clean(), timeout=120)
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob("sysinfo-*.json")
+    assert str(file) in done.stdout and "http" not in done.stdout
+    report = json.loads(file.read_text("utf-8"))
+    assert report["device"]["device"] == "cpu" and "--dump-sysinfo" in report["flags"]
+    assert str(tmp_path) not in file.read_text("utf-8")
+    assert not (tmp_path / "data" / "easel.db").exists()
+
+
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 

@@ -216,6 +216,14 @@ class JobStore:
             ).fetchall()
             return self._jobs(rows)
 
+    def failures(self, limit: int) -> list[str]:
+        """What was wrong with the last jobs that failed; the oldest of them first."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT error FROM jobs WHERE state = 'failed' ORDER BY sequence DESC LIMIT ?", (limit,)
+            ).fetchall()
+        return [row["error"] for row in reversed(rows) if row["error"]]
+
     def waiting(self) -> list[tuple[str, str]]:
         """(id, client) of the waiting jobs in their order."""
         with self._lock:

@@ -332,7 +332,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--update-all-extensions", "update extensions at start", note="updates are yours to fetch: git pull"),
         Flag("--do-not-download-clip", "no CLIP download", note=_DOWNLOADS),
         Flag("--no-download-sd-model", "no checkpoint download", note=_DOWNLOADS),
-        Flag("--dump-sysinfo", "write a report of the machine", note="not built yet"),
+        Flag("--dump-sysinfo", "write the system information into the data folder, and end"),
         Flag("--log-startup", "time the start", note="use --loglevel DEBUG"),
         Flag("--test-server", "start for tests", note="the server is always fit for tests"),
         Flag("--administrator", "allow running as root", note="it is allowed, though not a good idea"),

@@ -7,7 +7,9 @@ terminal's cursor.
 import logging
 import re
 import sys
+from collections import deque
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import TextIO
 
 MASK = "…masked…"
@@ -22,17 +24,37 @@ _SECRETS = [
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-def set_up(level: str | int = "INFO", stream: TextIO | None = None, secrets: Iterable[str] = ()) -> None:
-    """Sends everything that is logged in this process to `stream` (else stderr); `secrets` are masked by value."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(OneLineFormatter(secrets))
+def set_up(level: str | int = "INFO", stream: TextIO | None = None, secrets: Iterable[str] = ()) -> "Recent":
+    """Sends everything that is logged in this process to `stream` (else stderr); `secrets` are masked by value. Returns
+    what keeps the last warnings and errors."""
+    handler, recent = logging.StreamHandler(stream or sys.stderr), Recent()
+    formatter = OneLineFormatter(secrets)
+    handler.setFormatter(formatter)
+    recent.setFormatter(formatter)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, recent]
     root.setLevel(level)
     logging.captureWarnings(True)
     # These report every request and file on INFO.
     for chatty in ("httpx", "httpcore", "asyncio", "multipart", "PIL", "urllib3", "filelock", "fsspec"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    return recent
+
+
+class Recent(logging.Handler):
+    """The last warnings and errors, as they stand in the log."""
+
+    def __init__(self, most: int = 20) -> None:
+        super().__init__(logging.WARNING)
+        self._kept: deque[str] = deque(maxlen=most)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append(self.format(record))
+
+    def problems(self) -> list[str]:
+        """The oldest first."""
+        with self.lock or nullcontext():
+            return list(self._kept)
 
 
 class OneLineFormatter(logging.Formatter):

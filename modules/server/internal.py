@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from modules.app import App
 from modules.jobs.job import Job
+from modules.server import system_info
 from modules.server.body import read_json
 from modules.server.call import task_key
 from modules.server.errors import field_error
@@ -57,6 +58,7 @@ def routes(app: App) -> APIRouter:
     def quicksettings_hint() -> list[dict[str, str]]:
         return [{"name": info.key, "label": info.help.rstrip(".")} for info in SETTINGS.values()]
 
+    system_info.add_routes(router, app)
     return router
 
 
