@@ -254,6 +254,7 @@ class TorchEngine:
 
     def unload(self) -> None:
         self._app.loaded = None
+        self._vaes.clear()
         self._holder.unload()
 
     def generate(
@@ -266,8 +267,7 @@ class TorchEngine:
 
         def load(name: str) -> Any:
             found = identity(name)
-            told = lambda fraction: watch(Progress("loading", loaded=fraction))  # noqa: E731
-            return self._loaded(self._holder.get(found, told), found)
+            return self._loaded(self.load(found, lambda fraction: watch(Progress("loading", loaded=fraction))), found)
 
         self._vaes.room = 1 + settings.sd_vae_checkpoint_cache
         return self._generate(plan, self._shelf(load, identity), settings, watch)
