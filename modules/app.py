@@ -17,6 +17,7 @@ from modules.generation.progress import Progress, Watch
 from modules.jobs.events import Event, EventBus
 from modules.jobs.inputs import Inputs
 from modules.jobs.keeper import Keeper
+from modules.jobs.merges import Merges
 from modules.jobs.queue import JobQueue, choose_checkpoint
 from modules.jobs.spool import Spool
 from modules.jobs.store import JobStore
@@ -99,6 +100,15 @@ class App:
             report=self.report,
             texts=self.texts,
         )
+        self.merges = Merges(
+            absolute(flags.ckpt_dir) if flags.ckpt_dir else folders[0],
+            self.library,
+            self.vaes,
+            self.events,
+            self.worker.between_jobs,
+            self.report,
+            lambda: (self.model_status.state, self.model_status.text),
+        )
 
     def _torch_engine(self) -> Engine:
         return TorchEngine(self)
@@ -116,6 +126,7 @@ class App:
         for path in left.unwritten:
             release(path)
         self.keeper.forget_old()
+        self.merges.clean()
         self.worker.start()
 
     def stop(self, timeout_s: float) -> bool:

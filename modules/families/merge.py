@@ -19,12 +19,9 @@ from modules.families.formats import opened
 from modules.families.loader import FAMILIES
 from modules.families.weights import DTYPES, INTEGERS, Weights
 from modules.library.header import DTYPE_BITS, MAX_HEADER_BYTES, Header, ModelFileError, TensorInfo
-from modules.library.recipes import PARENTS, Method, Special
+from modules.library.recipes import FIRST, PARENTS, PLAIN, SPECIAL, Method, Special
 
 CHUNK = 2**20  # values that are worked on at once
-FIRST = f"{ldm.UNET}input_blocks.0.0.weight"
-SPECIAL: Mapping[int, Special] = {9: "inpainting", 8: "instruct-pix2pix"}  # by the channels that the UNet takes
-PLAIN = 4  # channels
 PARTS = (ldm.UNET, ldm.VAE, "cond_stage_model.", "conditioner.embedders.0.", "conditioner.embedders.1.")
 OF_A_VAE = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 FP8 = ("F8_E4M3", "F8_E5M2")

@@ -13,7 +13,11 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-LATEST_ONLY = ("progress", "preview")  # an older one of the same job is worth nothing once a newer one is there
+LATEST_ONLY = (
+    "progress",
+    "preview",
+    "merge",
+)  # an older one of the same job is worth nothing once a newer one is there
 MOST_WAITING = 4096  # states that one listener may leave unread
 
 

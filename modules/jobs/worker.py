@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -57,6 +58,7 @@ class Engine(Protocol):
 
 EngineFactory = Callable[[], Engine]
 Report = Callable[..., None]  # state and text of a `model` event, and how far it is (0–1) if that is known
+Errand = Callable[[Callable[[], bool]], None]  # what it is given says whether the program ends
 
 
 class NoEngine:
@@ -124,6 +126,7 @@ class Worker:
         self._emptied = threading.Event()
         self._rethink = False  # the checkpoint that is being loaded while nothing runs may not be wanted any more
         self._polled = -POLLED_FOR_S
+        self._errands: deque[Errand] = deque()
         self.snapshot: Snapshot | None = None
 
     def start(self) -> None:
@@ -149,6 +152,11 @@ class Worker:
         self._empty, self._rethink = False, True
         self._queue.wake()
 
+    def between_jobs(self, errand: Errand) -> None:
+        """Runs on this thread once no job runs, before those that wait."""
+        self._errands.append(errand)
+        self._queue.wake()
+
     def somebody_polls(self) -> None:
         """Previews are made only while they are seen: by listeners, or by those who call this from time to time."""
         self._polled = time.monotonic()
@@ -164,6 +172,9 @@ class Worker:
         self._preload(engine)
         while not self._stopping.is_set():
             try:
+                if self._errands:
+                    self._errands.popleft()(self._stopping.is_set)
+                    continue
                 run = self._queue.take(IDLE_LOOK_S)
                 if run is not None:
                     self._run(engine, run)

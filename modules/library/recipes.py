@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from modules.library.checkpoints import Checkpoint
+from modules.library.header import Header
 
 Method = Literal["No interpolation", "Weighted sum", "Add difference"]
 ConfigFrom = Literal["A, B or C", "B", "C", "Don't"]
 PARENTS: Mapping[Method, int] = {"No interpolation": 1, "Weighted sum": 2, "Add difference": 3}
 CONFIGS: Mapping[ConfigFrom, tuple[int, ...]] = {"A, B or C": (0, 1, 2), "B": (1,), "C": (2,), "Don't": ()}
-Special = Literal["", "inpainting", "instruct-pix2pix"]  # of a merge whose A alone is such a model
+Special = Literal["", "inpainting", "instruct-pix2pix"]
+SPECIAL: Mapping[int, Special] = {9: "inpainting", 8: "instruct-pix2pix"}  # by the channels that the UNet takes
+PLAIN = 4  # channels
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
 # Without these a file may be read as another model than it is: they stay, whatever is asked of the metadata.
 NEEDED = ("easel.config", "modelspec.prediction_type")
@@ -45,6 +49,14 @@ def automatic_name(method: Method, names: Sequence[str], multiplier: float) -> s
     if method == "Add difference":
         return f"{names[0]} + {float(share)}({names[1]} - {names[2]})"
     return names[0]
+
+
+def special_of(first: Header | None, second: Header | None) -> Special:
+    """What the result is, and its name says, where A is such a model and B is a plain one."""
+    own, other = (header.tensors.get(FIRST) if header else None for header in (first, second))
+    if own is None or other is None or len(own.shape) != 4 or len(other.shape) != 4 or other.shape[1] != PLAIN:
+        return ""
+    return SPECIAL.get(own.shape[1], "")
 
 
 def config_of(config_from: ConfigFrom, parents: Sequence[Checkpoint]) -> Checkpoint | None:

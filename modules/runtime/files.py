@@ -88,7 +88,7 @@ def _rename_to_free_name(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
     except OSError as error:  # a file system without hard links: almost as good
         log.debug("no hard link at %s: %s", path.parent, error)
         if os.path.lexists(path):

@@ -24,6 +24,7 @@ def events_of_client(app: App, client: str) -> StreamingResponse:
     def snapshot() -> Iterable[Event]:
         status = app.model_status
         yield Event("model", {"state": status.state, "text": status.text, "progress": status.progress})
+        yield from app.merges.present()
         positions = app.queue.positions()
         for job in app.queue.unfinished(client):
             yield from present_state(app, job, positions.get(job.id, 0))

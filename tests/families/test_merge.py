@@ -14,9 +14,9 @@ from bench.checkpoints import vae_tensors
 from modules.families import ldm
 from modules.families.formats import header_of, vae_header
 from modules.families.loader import read_model
-from modules.families.merge import FIRST, MergeError, MergePlan, Source, header_bytes, merge_plan, write
+from modules.families.merge import MergeError, MergePlan, Source, header_bytes, merge_plan, write
 from modules.library.header import ModelFileError, read_header
-from modules.library.recipes import Method
+from modules.library.recipes import FIRST, Method
 from tests.families.test_formats import save_folder
 from tests.tiny import FP32, HEADS, save_tiny, save_tiny_of, tiny_parts
 
