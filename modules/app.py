@@ -3,7 +3,7 @@ Making an App imports nothing heavy; the worker's thread does that, after start(
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,9 +23,14 @@ from modules.jobs.spool import Spool
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Engine, LoadWatch, Worker
 from modules.library import networks, upscalers
+from modules.library.cache import FileCache
+from modules.library.catalogue import Catalogue
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
+from modules.library.facts import Kind
 from modules.library.network_tags import with_default_networks
 from modules.library.networks import NetworkLibrary
+from modules.library.previews import Previews
+from modules.library.roots import roots_from
 from modules.library.upscalers import UpscalerLibrary
 from modules.library.vaes import UnknownVae, VaeFile, VaeLibrary
 from modules.prompt.attention import pieces
@@ -77,13 +82,15 @@ class App:
         self.events = EventBus()
         self.model_status = ModelStatus("starting", "starting")
         self.settings = SettingsStore(paths.config)
-        folders = [paths.models_dir / "Stable-diffusion", paths.root / "models" / "Stable-diffusion"]
-        if flags.ckpt_dir:
-            folders.append(absolute(flags.ckpt_dir))
-        self.library = CheckpointLibrary(folders, paths.cache / "models.db")
-        self.networks = NetworkLibrary(networks.folders_from(paths, flags), paths.cache / "networks.db")
+        roots = roots_from(paths, flags)
+        folders = [root.path for root in roots["checkpoint"]]
+        files = FileCache(paths.cache / "models.db")
+        self.library = CheckpointLibrary(folders, files)
+        self.networks = NetworkLibrary(networks.folders_from(paths, flags), paths.cache / "networks.db", files)
         self.upscalers = UpscalerLibrary(upscalers.folders_from(paths, flags))
-        self.vaes = VaeLibrary.of(paths, flags, folders)
+        self.vaes = VaeLibrary([root.path for root in roots["vae"]], folders, files)
+        self.models = Catalogue(self.library, self.vaes, self.networks, self.upscalers, roots, files)
+        self.previews = Previews(paths.cache / "previews")
         self.store = JobStore(paths.database)
         self.spool = Spool(paths.data_dir / "data" / "unsaved")
         self.inputs = Inputs(paths.data_dir / "data" / "inputs")
@@ -145,6 +152,10 @@ class App:
         if status != self.model_status:
             self.model_status = status
             self.events.publish(Event("model", asdict(status)))
+
+    def tell_models(self, kinds: Sequence[Kind]) -> None:
+        """Every page hears that the lists of these kinds have changed."""
+        self.events.publish(Event("models", {"kinds": list(kinds)}))
 
     def texts(self, settings: Settings) -> Texts:
         """What prompts may name, as it is now."""

@@ -84,9 +84,9 @@ class Checkpoint:
 class CheckpointLibrary:
     """The checkpoints of some folders, the first folder first. Thread-safe."""
 
-    def __init__(self, folders: Sequence[Path], cache: Path):
+    def __init__(self, folders: Sequence[Path], cache: Path | FileCache):
         self.folders = tuple(dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders))
-        self._cache = FileCache(cache)
+        self._cache = cache if isinstance(cache, FileCache) else FileCache(cache)
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
         self._found: tuple[Checkpoint, ...] | None = None

@@ -38,6 +38,7 @@ class Facts(NamedTuple):
     base_model: str = ""  # what it was trained on, as it says itself
     resolution: str = ""  # 1024x1024, as it says itself
     kind: str = ""  # what it is by its content: a Kind, or "" for none of them
+    pictured: str = ""  # "yes": its metadata hold a picture of what it does
 
 
 def look(path: Path) -> Facts:
@@ -81,6 +82,7 @@ def of_header(header: Header) -> Facts:
         base_model=stated_base(metadata),
         resolution=stated_resolution(metadata),
         kind=kind,
+        pictured=pictured(metadata),
     )
 
 
@@ -234,6 +236,10 @@ def stated_resolution(metadata: Mapping[str, str]) -> str:
     value = metadata.get("modelspec.resolution") or metadata.get("ss_resolution") or ""
     sides = re.fullmatch(r"\D{0,3}(\d{2,5})\s*[x×,]\s*(\d{2,5})\D{0,3}", value.strip())
     return f"{sides[1]}x{sides[2]}" if sides else ""
+
+
+def pictured(metadata: Mapping[str, str]) -> str:
+    return "yes" if metadata.get("modelspec.thumbnail", "").startswith("data:image/") else ""
 
 
 def _usual(family: str) -> str:

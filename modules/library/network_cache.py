@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 _FIRST = "path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, is_network INTEGER"
 _TEXTS = ("name", "alias", "trained_for", "stated_hash", *Facts._fields)
-_TABLE = f"CREATE TABLE IF NOT EXISTS told ({_FIRST}, {', '.join(f'{name} TEXT' for name in _TEXTS)})"
+_TABLE = f"CREATE TABLE IF NOT EXISTS facts ({_FIRST}, {', '.join(f'{name} TEXT' for name in _TEXTS)})"
 _COLUMNS = f"path, size, mtime_ns, is_network, {', '.join(_TEXTS)}"
 _MARKS = ",".join("?" * (len(_TEXTS) + 4))
 
@@ -49,7 +49,7 @@ class NetworkCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path, timeout=5)) as database, database:
                 database.execute(_TABLE)
-                for row in database.execute(f"SELECT {_COLUMNS} FROM told"):
+                for row in database.execute(f"SELECT {_COLUMNS} FROM facts"):
                     self._known[os.fsdecode(row[0])] = Looked(
                         row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7], Facts._make(row[8:])
                     )
@@ -69,7 +69,7 @@ class NetworkCache:
             try:
                 with closing(sqlite3.connect(self.path, timeout=5)) as database, database:
                     database.execute(_TABLE)
-                    database.executemany(f"INSERT OR REPLACE INTO told ({_COLUMNS}) VALUES ({_MARKS})", rows)
+                    database.executemany(f"INSERT OR REPLACE INTO facts ({_COLUMNS}) VALUES ({_MARKS})", rows)
             except sqlite3.DatabaseError as error:
                 self._complain(error)
 

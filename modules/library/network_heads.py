@@ -91,6 +91,7 @@ def _facts(kind: str, content: str, metadata: dict[str, str], tensors: bytes) ->
         base_model=facts.stated_base(metadata),
         resolution=facts.stated_resolution(metadata),
         kind=kind,
+        pictured=facts.pictured(metadata),
     )
 
 

@@ -67,10 +67,10 @@ def folders_from(paths: Paths, flags: Namespace) -> dict[Kind, tuple[Path, ...]]
 class NetworkLibrary:
     """The networks of some folders. Thread-safe. `cache` is an SQLite file that outlasts the process."""
 
-    def __init__(self, folders: Mapping[Kind, Sequence[Path]], cache: Path):
+    def __init__(self, folders: Mapping[Kind, Sequence[Path]], cache: Path, hashes: FileCache | None = None):
         self.folders = {kind: tuple(dict.fromkeys(map(os.path.abspath, places))) for kind, places in folders.items()}
         self._cache = NetworkCache(cache)
-        self._hashes = FileCache(cache)
+        self._hashes = hashes or FileCache(cache)
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
         self._shelves: dict[Kind, _Shelf] = {}
@@ -78,6 +78,15 @@ class NetworkLibrary:
     def list(self, kind: Kind) -> tuple[NetworkFile, ...]:
         """In natural order, one for each name; scans at the first call only."""
         return self._shelf(kind).files
+
+    def everything(self, kind: Kind) -> tuple[NetworkFile, ...]:
+        """Those too whose name another one has."""
+        return self._shelf(kind).everything
+
+    def precise_name(self, file: NetworkFile) -> str:
+        """What `find` takes for this file and no other: its name, with its folder where another one has the name."""
+        shelf = self._shelf(file.kind)
+        return file.name if shelf.by_name.get(file.name) is file else shelf.inside(file) or file.name
 
     def refresh(self, *kinds: Kind) -> None:
         """Look at the folders again; without `kinds`, at all."""
@@ -174,6 +183,7 @@ class _Shelf:
                 self.ambiguous.add(file.alias.lower())
             self._aliases[file.name] = self._aliases[file.alias] = file
         self.files = tuple(self.by_name.values())
+        self.everything = tuple(by_path.values())
         self._folded: dict[str, NetworkFile] | None = None
 
     def find(self, name: str) -> NetworkFile | None:
@@ -188,12 +198,15 @@ class _Shelf:
                 folded[file.alias.casefold()] = file
             for file in self.by_path.values():
                 folded[file.name.casefold()] = file
-                folder = next((f for f in self._folders if file.file.startswith(f + os.sep)), None)
-                if folder:
-                    inside = os.path.splitext(os.path.relpath(file.file, folder))[0]
-                    folded[inside.replace(os.sep, "/").casefold()] = file
+                if inside := self.inside(file):
+                    folded[inside.casefold()] = file
             self._folded = folded
         return self._folded
+
+    def inside(self, file: NetworkFile) -> str:
+        """ "folder/name"; "" for a file that lies in none of the folders."""
+        folder = next((f for f in self._folders if file.file.startswith(f + os.sep)), None)
+        return os.path.splitext(os.path.relpath(file.file, folder))[0].replace(os.sep, "/") if folder else ""
 
 
 def _network(kind: Kind, path: str, looked: Looked) -> NetworkFile:

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import threading
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -16,7 +15,6 @@ from modules.library.checkpoints import Checkpoint
 from modules.library.hashes import Fingerprint
 from modules.library.header import ModelFileError, printable
 from modules.library.walking import natural, places
-from modules.runtime.paths import Paths, absolute
 
 log = logging.getLogger(__name__)
 
@@ -55,25 +53,23 @@ class VaeFile:
 class VaeLibrary:
     """The VAEs of some folders, and those named NAME.vae.* among the checkpoints. Thread-safe."""
 
-    def __init__(self, folders: Sequence[Path], checkpoint_folders: Sequence[Path], cache: Path):
+    def __init__(self, folders: Sequence[Path], checkpoint_folders: Sequence[Path], cache: Path | FileCache):
         self.folders, self.checkpoint_folders = tuple(folders), tuple(checkpoint_folders)
-        self._cache = FileCache(cache)
+        self._cache = cache if isinstance(cache, FileCache) else FileCache(cache)
         self._lock = threading.Lock()
         self._found: dict[str, VaeFile] | None = None
-
-    @classmethod
-    def of(cls, paths: Paths, flags: Namespace, checkpoint_folders: Sequence[Path]) -> "VaeLibrary":
-        given = [absolute(flags.vae_dir)] if flags.vae_dir else []
-        return cls([paths.models_dir / "VAE", *given], checkpoint_folders, paths.cache / "models.db")
+        self._listed: tuple[VaeFile, ...] = ()
 
     def list(self) -> tuple[VaeFile, ...]:
         """In natural order, one for each name; scans at the first call only."""
-        return tuple(self._by_name().values())
+        self._by_name()
+        return self._listed
 
     def refresh(self) -> tuple[VaeFile, ...]:
         found = {file.name: file for file in self._scan()}
         with self._lock:
             self._found = {name: found[name] for name in sorted(found, key=natural)}
+            self._listed = tuple(self._found.values())
         return self.list()
 
     def find(self, name: str) -> VaeFile:

@@ -239,7 +239,15 @@ def test_compressed_bodies_are_refused(plain):
 
 def test_without_the_token_nothing_but_health_answers(serve):
     served = serve(asgi=echo, token=TOKEN)
-    for path in ("/", "/api/v1/jobs", "/internal/sysinfo", "/gradio_api/upload", "/assets/x.js", "/nothing"):
+    for path in (
+        "/",
+        "/api/v1/jobs",
+        "/api/v1/models",
+        "/internal/sysinfo",
+        "/gradio_api/upload",
+        "/assets/x.js",
+        "/no",
+    ):
         answer = served.http.post(path)
         assert answer.status_code == 401 and "path" not in answer.text
     assert served.http.get("/health").status_code == 200
