@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modules.library.header import Header
 from modules.prompt.attention import Emphasis
-from modules.runtime.device import Placement
+from modules.runtime.device import Part, Placement
 
 # What a UNet may take beside the latent, in channels: mask and masked picture; the picture to edit.
 INPAINTING, EDITING = 5, 4
@@ -118,6 +118,7 @@ class Family(Protocol):
     """One architecture of models."""
 
     name: str
+    wide: tuple[Part, ...]  # parts that leave fp16's range: bf16 suits them better, where the device multiplies it
 
     def matches(self, header: Header) -> bool:
         """Whether the file is of this family; the tensors' names and shapes are enough to tell."""

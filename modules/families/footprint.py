@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from modules.families.latent import LatentModel
+from modules.runtime.device import Placement
 
 # The most that lives at once in a call, in elements, as multiples of the width of the network's first level: of a UNet
 # for each cell of each row, of a VAE for each pixel. Measured with tensors of true sizes (docs/benchmarks.md). What
@@ -46,10 +47,15 @@ def footprint_of(model: LatentModel) -> Footprint:
         text=sum(text),
         largest_text=max(text, default=0),
         vae=size_of(vae),
-        unet_row_cell=(UNET_WITH_ATTENTION if attends else UNET_WITHOUT) * width * model.placement.unet_dtype.itemsize,
+        unet_row_cell=(UNET_WITH_ATTENTION if attends else UNET_WITHOUT) * width * width_of(model.placement),
         decode_pixel=DECODER * vae.config.block_out_channels[0] * vae.dtype.itemsize,
         encode_pixel=ENCODER * vae.config.block_out_channels[0] * vae.dtype.itemsize,
     )
+
+
+def width_of(placement: Placement) -> int:
+    """Bytes of a number between the UNet's layers."""
+    return 4 if placement.upcast else placement.unet_dtype.itemsize
 
 
 def size_of(module: nn.Module, recurse: bool = True) -> int:

@@ -85,6 +85,15 @@ def keep(unet: nn.Module, keeps_full: bool = False) -> None:
         module.keeps_full = keeps_full
 
 
+def computes_in(layer: nn.Module) -> torch.dtype:
+    """What a layer multiplies in, whatever its weight is kept in."""
+    if isinstance(layer, Kept):
+        return layer.scale.dtype
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    return weight.dtype
+
+
 def scale_shape(weight: Tensor) -> tuple[int, ...]:
     return (weight.shape[0], *[1] * (weight.ndim - 1))
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 
-from modules.families import ldm
 from modules.families.family import Family, Model, Report
 from modules.families.formats import header_of
-from modules.families.loader import FAMILIES, read_model
+from modules.families.loader import FAMILIES, part_of, read_model
 from modules.families.weights import DTYPES
 from modules.library.checkpoints import Checkpoint, fingerprint_of
 from modules.library.hashes import Fingerprint
@@ -35,7 +34,7 @@ class Keeping:
     in_main_memory: bool = True  # those that are not at work leave the device
 
 
-Key = tuple[Path, Fingerprint, Path | None, int]
+Key = tuple[Path, Fingerprint, Path | None, int, Placement]
 
 
 @dataclass
@@ -147,7 +146,7 @@ class ModelHolder:
         if now != checkpoint.fingerprint:
             self._forget(path)
             raise ModelFileError(path, "changed since it was chosen; is it still being downloaded? Choose it again")
-        key = (path, now, config, config_changed)
+        key = (path, now, config, config_changed, self.placement)
         if any(kept[0] == path and kept != key for kept in self._kept):
             self._forget(path)
         return key
@@ -260,13 +259,8 @@ def is_used(name: str) -> bool:
 def size_in(header: Header, placement: Placement) -> int:
     """Bytes of the model once it is loaded."""
 
-    def width(name: str) -> int:
-        if name.startswith(ldm.UNET):
-            return placement.unet_dtype.itemsize
-        return (placement.vae_dtype if name.startswith(ldm.VAE) else placement.text_dtype).itemsize
-
     used = (item for item in header.tensors.items() if is_used(item[0]) and item[1].dtype in DTYPES)
-    return sum(torch.Size(info.shape).numel() * width(name) for name, info in used)
+    return sum(torch.Size(info.shape).numel() * placement.dtype_of(part_of(name)).itemsize for name, info in used)
 
 
 def size_of(model: Model) -> int:

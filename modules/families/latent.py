@@ -84,7 +84,7 @@ class LatentModel(ABC):
                     f"this is an {BESIDE[self.image_channels]} model: it needs a picture beside the latent"
                 )
             x = torch.cat([x, beside.to(x)], dim=1)
-        x = x.to(dtype)
+        x = x.to(torch.float32 if self.placement.upcast else dtype)
         if self.placement.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         cross = conditioning.cross.to(dtype)

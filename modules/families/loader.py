@@ -1,14 +1,22 @@
 """Finds the family of a checkpoint, and reads its model."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
+from modules.families import ldm
 from modules.families.family import UNTOLD, Family, Model, Report
 from modules.families.formats import header_of
 from modules.families.sd1 import SD1Family
 from modules.families.sd2 import SD2Family
 from modules.families.sdxl import RefinerFamily, SDXLFamily
-from modules.library.header import Header, ModelFileError
-from modules.runtime.device import Placement
+from modules.families.weights import BeyondHalf
+from modules.library.header import Header, ModelFileError, printable
+from modules.runtime.device import Part, Placement, name_of
+
+log = logging.getLogger(__name__)
 
 FAMILIES: tuple[Family, ...] = (SD1Family(), SD2Family(), SDXLFamily(), RefinerFamily())
 
@@ -30,4 +38,33 @@ def read_model(
         raise ModelFileError(
             path, f"not a checkpoint of a known family ({known}); is it a LoRA, a VAE or an embedding?"
         )
+    placement = suited(placement, family)
+    for _ in PARTS:
+        try:
+            return family.load(path, header, config, placement, report)
+        except BeyondHalf as error:
+            part = part_of(error.name)
+            if placement.widened(part) == placement:  # it did not come from that part
+                raise
+            placement = placement.widened(part)
+            log.warning(
+                "%s: %r holds values beyond the range of float16; its %s is loaded in %s",
+                printable(path.name), error.name, PARTS[part], name_of(placement.dtype_of(part)),
+            )  # fmt: skip
     return family.load(path, header, config, placement, report)
+
+
+PARTS: Mapping[Part, str] = {"unet": "UNet", "text": "text encoder", "vae": "VAE"}
+
+
+def suited(placement: Placement, family: Family) -> Placement:
+    """In bf16 what leaves fp16's range in this family, where the device multiplies bf16 as fast."""
+    if placement.wide_dtype is torch.bfloat16:
+        for part in family.wide:
+            placement = placement.widened(part)
+    return placement
+
+
+def part_of(name: str) -> Part:
+    """Which part of a model a tensor belongs to."""
+    return "unet" if name.startswith(ldm.UNET) else "vae" if name.startswith(ldm.VAE) else "text"

@@ -15,11 +15,12 @@ from modules.families.unet import load_unet
 from modules.families.vae import Vae, load_vae
 from modules.library.header import Header, ModelFileError
 from modules.prompt.tokens import Tokenizer
-from modules.runtime.device import Placement
+from modules.runtime.device import Part, Placement
 
 
 class SD1Family:
     name = "SD 1.x"
+    wide: tuple[Part, ...] = ()
 
     def matches(self, header: Header) -> bool:
         return (

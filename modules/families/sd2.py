@@ -18,7 +18,7 @@ from modules.families.unet import load_unet
 from modules.families.vae import Vae, load_vae
 from modules.library.header import Header, ModelFileError
 from modules.prompt.tokens import Tokenizer
-from modules.runtime.device import Placement
+from modules.runtime.device import Part, Placement
 
 TEXT = "cond_stage_model.model."
 HEAD_CHANNELS = 64
@@ -26,6 +26,7 @@ HEAD_CHANNELS = 64
 
 class SD2Family:
     name = "SD 2.x"
+    wide: tuple[Part, ...] = ("unet",)  # the scores of its attention, in the model for 768 pixels
 
     def matches(self, header: Header) -> bool:
         return f"{ldm.UNET}input_blocks.0.0.weight" in header.tensors and open_clip.is_there(header, TEXT)

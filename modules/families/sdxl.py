@@ -19,7 +19,7 @@ from modules.families.vae import Vae, load_vae
 from modules.families.weights import Weights
 from modules.library.header import Header, ModelFileError
 from modules.prompt.tokens import Tokenizer
-from modules.runtime.device import Placement
+from modules.runtime.device import Part, Placement
 
 CLIP_L = "conditioner.embedders.0.transformer."
 BIG_G = "conditioner.embedders.1.model."
@@ -30,6 +30,7 @@ EDM = {"edm_vpred.sigma_max": "CosXL", "edm_mean": "Playground v2.5"}  # tensors
 
 class SDXLFamily:
     name = "SDXL"
+    wide: tuple[Part, ...] = ()
 
     def matches(self, header: Header) -> bool:
         return (
@@ -44,6 +45,7 @@ class SDXLFamily:
 
 class RefinerFamily:
     name = "SDXL refiner"
+    wide: tuple[Part, ...] = ()
 
     def matches(self, header: Header) -> bool:
         unet = f"{ldm.UNET}input_blocks.0.0.weight"

@@ -8,7 +8,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from modules.families import fp8, ldm, weights
+from modules.families import fp8, ldm, upcast, weights
 from modules.families.family import EDITING, INPAINTING, LatentFormat
 from modules.families.hints import Hints, LayoutError, building
 from modules.families.weights import Weights
@@ -27,6 +27,8 @@ def load_unet(
     with building("UNet"):
         unet = UNet2DConditionModel.from_config(config)
     names = ldm.unet_names(unet.state_dict(), config["layers_per_block"])
+    if placement.upcast:
+        upcast.upcast(unet)
     if placement.fp8:
         fp8.keep(unet, placement.fp8_full)
     weights.fill(unet, names, file, placement.unet_dtype, placement.device, placement.channels_last)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modules.families import fp8
+from modules.families import fp8, upcast
 from modules.families.gguf import dequantised
 from modules.library.gguf import QUANTISED
 from modules.library.header import Header, ModelFileError, TensorInfo
@@ -46,6 +46,14 @@ class Piece:
     part: int = 0
     parts: int = 1
     turned: bool = False  # rows become columns
+
+
+class BeyondHalf(ModelFileError):
+    """The file has numbers that fp16 has not."""
+
+    def __init__(self, path: Path, name: str):
+        super().__init__(path, f"the tensor {name!r} holds values beyond the range of float16; start with --no-half")
+        self.name = name
 
 
 class Weights(ABC):
@@ -87,7 +95,9 @@ class Weights(ABC):
         layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
         copied = torch.empty(tensor.shape, dtype=dtype, device=device, memory_format=layout).copy_(tensor)
         if not copied.sum(dtype=torch.float32).isfinite() and not copied.isfinite().all():
-            raise ModelFileError(self.path, _not_finite(piece.name, tensor, dtype))
+            if dtype is torch.float16 and tensor.float().isfinite().all():
+                raise BeyondHalf(self.path, piece.name)
+            raise ModelFileError(self.path, _not_finite(piece.name, tensor))
         del tensor
         self._forget(piece.name, info)
         self.watch((info.end - info.start) // piece.parts)
@@ -207,11 +217,8 @@ def piece_of(tensor: Tensor, piece: Piece, path: Path) -> Tensor:
     return tensor.T if piece.turned else tensor
 
 
-def _not_finite(name: str, stored: Tensor, dtype: torch.dtype) -> str:
+def _not_finite(name: str, stored: Tensor) -> str:
     bad = int((~stored.float().isfinite()).sum())
-    if not bad:
-        kind = str(dtype).removeprefix("torch.")
-        return f"the tensor {name!r} holds values beyond the range of {kind}; start with --no-half"
     return (
         f"the tensor {name!r} holds {bad} values that are no numbers (NaN or infinity) among {stored.numel()}; "
         "the file is damaged, or a merge went wrong: get another copy"
@@ -249,7 +256,8 @@ def fill(
         if isinstance(kept, fp8.Kept) and parameter == "weight":
             tensor = file.read(theirs, torch.float32, device, scaled=False)
         else:
-            kept, tensor = None, file.read(theirs, dtype, device, channels_last)
+            own_dtype = upcast.dtype_in(kept, dtype)
+            kept, tensor = None, file.read(theirs, own_dtype, device, channels_last)
         shape = wanted[own].shape
         if tensor.shape != shape and tensor.shape[: len(shape)] == shape and tensor.numel() == wanted[own].numel():
             tensor = tensor.reshape(shape)  # a 1×1 convolution in the file, a linear layer here

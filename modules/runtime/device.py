@@ -1,9 +1,13 @@
 """Which device runs the networks, and in which number format. Imports torch: only the worker thread needs this file."""
 
+import re
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
+
+Part = Literal["unet", "text", "vae"]
 
 
 @dataclass(frozen=True)
@@ -17,22 +21,89 @@ class Placement:
     channels_last: bool  # memory layout of convolution weights
     fp8: bool = False  # the UNet's weights are kept in 8 bits (families/fp8.py)
     fp8_full: bool = False  # and in all their bits in main memory, for LoRAs to start from
+    wide_dtype: torch.dtype = torch.float32  # for parts that leave fp16's range: 16 bits too, where the device can
+    upcast: bool = False  # the UNet computes in fp32 where its halves lose most (families/upcast.py)
 
     def __str__(self) -> str:
-        return f"{self.device} {str(self.unet_dtype).removeprefix('torch.')}"
+        upcast = ", upcast" if self.upcast else ""
+        return f"{self.device} {name_of(self.unet_dtype)}{upcast}"
+
+    def dtype_of(self, part: Part) -> torch.dtype:
+        return {"unet": self.unet_dtype, "text": self.text_dtype, "vae": self.vae_dtype}[part]
+
+    def widened(self, part: Part) -> "Placement":
+        """With this part in a dtype of fp32's range, if it was to run in fp16."""
+        if self.dtype_of(part) is not torch.float16:
+            return self
+        upcast = self.upcast and (part != "unet" or self.wide_dtype is not torch.float32)
+        match part:
+            case "unet":
+                return replace(self, unet_dtype=self.wide_dtype, upcast=upcast)
+            case "text":
+                return replace(self, text_dtype=self.wide_dtype)
+            case "vae":
+                return replace(self, vae_dtype=self.wide_dtype)
 
 
-def placement_from(flags: Namespace) -> Placement:
-    """The best placement for this machine, within what the flags allow (`--use-cpu`, `--device-id`, `--no-half`, …)."""
-    device = device_from(flags)
-    whole = bool(flags.no_half) or flags.precision == "full"
-    if device.type == "cpu":
+@dataclass(frozen=True)
+class Card:
+    """What decides which number formats a device is good at."""
+
+    device: torch.device
+    name: str = ""
+    capability: tuple[int, int] | None = None  # of NVIDIA's
+    has_bf16: bool = False  # multiplies it in hardware
+
+    @property
+    def breaks_half(self) -> bool:
+        """Whether fp16 gives NaN, or is not there: chips of the Turing generation without tensor cores (GTX 16xx, and
+        their siblings for notebooks and workstations), those before 2016, Apple's."""
+        if self.device.type == "mps":
+            return True
+        if self.capability is None:
+            return False
+        return self.capability < (5, 3) or (self.capability == (7, 5) and bool(NO_TENSOR_CORES.search(self.name)))
+
+
+NO_TENSOR_CORES = re.compile(r"GTX 16\d\d|\bMX[45]50\b|\bT(?:[4-6]00|550|1000|1200|2000)\b")
+
+
+def card_of(device: torch.device) -> Card:
+    if device.type == "cuda":
+        # ROCm's numbers are those of another maker's chips, and mean nothing here.
+        capability = None if torch.version.hip else torch.cuda.get_device_capability(device)
+        has_bf16 = capability is not None and capability >= (8, 0)
+        return Card(device, torch.cuda.get_device_name(device), capability, has_bf16)
+    return Card(device, has_bf16=device.type == "cpu" and cpu_has_bf16())
+
+
+def placement_from(flags: Namespace, card: Card | None = None) -> Placement:
+    """The best placement for this machine, or this card, within what the flags allow (`--use-cpu`, `--device-id`,
+    `--no-half`, …). Docs: docs/decisions/0006-number-formats.md."""
+    card = card or card_of(device_from(flags))
+    unet, text, vae = dtypes_for(flags, card)
+    channels_last = unet is torch.bfloat16 if card.device.type == "cpu" else bool(flags.opt_channelslast)
+    upcast = bool(flags.upcast_sampling) and unet is not torch.float32
+    wide = torch.bfloat16 if card.has_bf16 else torch.float32
+    return Placement(card.device, unet, text, vae, channels_last, wide_dtype=wide, upcast=upcast)
+
+
+def dtypes_for(flags: Namespace, card: Card) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
+    """Of UNet, text encoders and VAE."""
+    whole, forced = torch.float32, flags.precision == "half"
+    if flags.no_half or flags.precision == "full":
+        return whole, whole, whole
+    if card.device.type == "cpu":
+        if not card.has_bf16:
+            return whole, whole, whole
         # Text encoder and VAE stay in fp32: they are a small part of the time, and bf16's 8 bits show in flat colours.
-        unet = torch.bfloat16 if cpu_has_bf16() and not whole else torch.float32
-        return Placement(device, unet, torch.float32, torch.float32, channels_last=unet is torch.bfloat16)
-    half = torch.float32 if whole else torch.float16  # never bf16: Turing emulates it, and SD 1.x is at home in fp16
-    vae = torch.float32 if whole or flags.no_half_vae else half
-    return Placement(device, half, half, vae, channels_last=bool(flags.opt_channelslast))
+        others = torch.bfloat16 if forced else whole
+        return torch.bfloat16, others, whole if flags.no_half_vae else others
+    if card.breaks_half and not forced and not flags.upcast_sampling:
+        return whole, whole, whole
+    # fp16 has eight times the precision of bf16, and the models of this line were published in it.
+    no_half_vae = flags.no_half_vae or (card.breaks_half and not forced)
+    return torch.float16, torch.float16, whole if no_half_vae else torch.float16
 
 
 def device_from(flags: Namespace) -> torch.device:
@@ -55,3 +126,7 @@ def cpu_has_bf16() -> bool:
         found = torch.cpu.get_capabilities()
         return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
     return bool(torch.cpu._is_avx512_bf16_supported())  # torch 2.10
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.families.family import Model
-from modules.families.fp8 import Kept
+from modules.families.fp8 import Kept, computes_in
 from modules.families.networks import lora
 from modules.families.networks.deltas import Delta
 from modules.families.networks.embeddings import Embedding, embedding_from
@@ -105,7 +105,7 @@ class _Weights:
                     self._without_bias.append(module)
                     given = module._parameters["weight"]
                     assert given is not None
-                    zeros = torch.zeros(bias.shape, dtype=_computes_in(module), device=given.device)
+                    zeros = torch.zeros(bias.shape, dtype=computes_in(module), device=given.device)
                     module._parameters["bias"] = nn.Parameter(zeros, requires_grad=False)
                 self._change(module._parameters["bias"], bias)
 
@@ -143,24 +143,19 @@ class _Beside:
         for module, weight, bias in _shares(target, delta):
             given = module._parameters["weight"]
             assert given is not None
-            to, dtype = given.device, _computes_in(module)
+            to, dtype = given.device, computes_in(module)
             weight = None if weight is None else weight.to(to, dtype).reshape(given.shape)
             bias = None if bias is None else bias.to(to, dtype).reshape(given.shape[0])
             handle = module.register_forward_hook(_hook(weight, bias))
             self._undo.callback(handle.remove)
 
 
-def _computes_in(module: nn.Module) -> torch.dtype:
-    if isinstance(module, Kept):
-        return module.scale.dtype
-    weight = module._parameters["weight"]
-    assert weight is not None
-    return weight.dtype
-
-
 def _hook(weight: Tensor | None, bias: Tensor | None) -> Any:
     def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (x,) = given
+        own = bias if weight is None else weight
+        if own is not None and x.is_floating_point():
+            x = x.to(own.dtype)  # with --upcast-sampling layers are given more than they compute with
         if isinstance(module, nn.Conv2d):
             zero = torch.zeros_like(module.weight, dtype=x.dtype) if weight is None else weight
             more: Tensor = module._conv_forward(x, zero, bias)

@@ -6,9 +6,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modules.families.family import Model
+from modules.families.fp8 import computes_in
 from modules.families.networks.lora import Misfit
 from modules.families.networks.pickles import load_pickle
 from modules.library.header import ModelFileError
@@ -115,14 +117,15 @@ def hypernetwork_applied(model: Model, network: Network) -> Iterator[None]:
         for name, layer in layers:
             if layer.in_features in pairs:
                 reader = pairs[layer.in_features][0 if name.endswith(".to_k") else 1]
-                reader.to(layer.weight.device, layer.weight.dtype)
-                undo.callback(layer.register_forward_pre_hook(_hook(reader, network.unet)).remove)
+                dtype = computes_in(layer)
+                reader.to(layer.weight.device, dtype)
+                undo.callback(layer.register_forward_pre_hook(_hook(reader, network.unet, dtype)).remove)
         yield
 
 
-def _hook(reader: nn.Module, strength: float) -> Any:
+def _hook(reader: nn.Module, strength: float, dtype: torch.dtype) -> Any:
     def hook(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (context,) = given
-        return (context + reader(context) * strength,)
+        return (context + reader(context.to(dtype)) * strength,)
 
     return hook
