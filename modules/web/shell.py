@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 YEAR = "public, max-age=31536000, immutable"  # for addresses that carry a hash of what they serve
 # Scripts that tabs ask for when they are opened.
-LATER = ("canvas.js", "foreign.js", "img2img.js", "inputs.js", "png_info.js", "sending.js", "strokes.js")
+LATER = (
+    "canvas.js",
+    "foreign.js",
+    "img2img.js",
+    "inputs.js",
+    "png_info.js",
+    "sending.js",
+    "strokes.js",
+    "system_info.js",
+)
 SCRIPT_SETTINGS = ("canvas_", "send_")  # settings that the page's script reads
 MOST_HOSTS = 16  # names of this server whose document is kept
 ALLOWED = re.compile(

@@ -13,6 +13,7 @@ let timer = 0;
 
 export function showHeader() {
   document.getElementById("easel_theme").onclick = flipTheme;
+  document.getElementById("easel_sysinfo_open").onclick = async () => (await import("./system_info.js")).openSystemInfo();
   document.getElementById("easel_language").onclick = () => setLanguage(language === "zh" ? "en" : "zh");
   on("model", (event) => ((model = event), draw()));
   on("changed", countSoon);

@@ -192,17 +192,18 @@ export async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    copyBySelection(text); // plain http on another machine has no clipboard interface
+    copyBySelection(text, button); // plain http on another machine has no clipboard interface
   }
   button.textContent = say("copied");
   setTimeout(() => (button.textContent = say(button.dataset.text)), 1500);
 }
 
-function copyBySelection(text) {
+// Beside the button: while a dialog is open, nothing outside of it can be selected.
+function copyBySelection(text, button) {
   const area = document.createElement("textarea");
   area.value = text;
   area.className = "wire";
-  document.body.append(area);
+  button.parentElement.append(area);
   area.select();
   document.execCommand("copy");
   area.remove();
