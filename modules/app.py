@@ -2,8 +2,9 @@
 Making an App imports nothing heavy; the worker's thread does that, after start()."""
 
 import logging
+import os
 from argparse import Namespace
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,7 +27,13 @@ from modules.library import networks, upscalers
 from modules.library.cache import FileCache
 from modules.library.catalogue import Catalogue
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
-from modules.library.facts import Kind
+from modules.library.downloads.find import Hubs, hubs_from
+from modules.library.downloads.homes import homes_from
+from modules.library.downloads.reach import Reach
+from modules.library.downloads.running import Downloads
+from modules.library.downloads.tokens import Tokens
+from modules.library.facts import KINDS, Kind
+from modules.library.header import open_regular
 from modules.library.network_tags import with_default_networks
 from modules.library.networks import NetworkLibrary
 from modules.library.previews import Previews
@@ -66,8 +73,9 @@ class LoadedModel:
 
 
 class App:
-    """`make_engine` is called in the worker's thread; tests pass another one. `recent_problems`: the last warnings and
-    errors of the log."""
+    """`make_engine` is called in the worker's thread; tests pass another one, and servers of this machine (`hubs`,
+    `local`) in the place of the hubs that models come from. `recent_problems`: the last warnings and errors of the
+    log."""
 
     def __init__(
         self,
@@ -75,6 +83,8 @@ class App:
         flags: Namespace,
         make_engine: Callable[[Namespace, Report], Engine] | None = None,
         recent_problems: Callable[[], list[str]] = list,
+        hubs: Hubs | None = None,
+        local: frozenset[str] = frozenset(),
     ):
         self.paths, self.flags, self.recent_problems = paths, flags, recent_problems
         self.device: DeviceFacts | None = None  # told by the engine, once torch is there
@@ -91,6 +101,7 @@ class App:
         self.vaes = VaeLibrary([root.path for root in roots["vae"]], folders, files)
         self.models = Catalogue(self.library, self.vaes, self.networks, self.upscalers, roots, files)
         self.previews = Previews(paths.cache / "previews")
+        self.downloads = self._downloads(hubs or hubs_from(os.environ), local, homes_from(roots))
         self.store = JobStore(paths.database)
         self.spool = Spool(paths.data_dir / "data" / "unsaved")
         self.inputs = Inputs(paths.data_dir / "data" / "inputs")
@@ -120,6 +131,24 @@ class App:
     def _torch_engine(self) -> Engine:
         return TorchEngine(self)
 
+    def _downloads(self, hubs: Hubs, local: frozenset[str], homes: Mapping[str, Path]) -> Downloads:
+        self.tokens = Tokens(lambda name: str(getattr(self.settings.current, name)), os.environ, hubs)
+        return Downloads(
+            Reach(self.tokens, local),
+            lambda: homes,
+            check_pickle=check_pickle,
+            hubs=hubs,
+            publish=lambda download: self.events.publish(Event("download", download.as_dict())),
+            finished=self.look_again,
+            twin=lambda sha256: next((one.path for one in self.library.list() if one.sha256 == sha256), None),
+        )
+
+    def look_again(self, kind: str) -> None:
+        """A model of this kind has come; pages hear of it when the lists have it."""
+        kinds = [one for one in KINDS if one == ("checkpoint" if kind == "unet" else kind)]
+        self.models.refresh(*kinds)
+        self.tell_models(kinds)
+
     @property
     def problems(self) -> list[str]:
         """What was wrong with the files of this data folder, in sentences for the page."""
@@ -140,6 +169,7 @@ class App:
         """Ends the worker after its present step and closes every event stream. False: the worker is still at it, its
         job is made again at the next start, and the process must end now."""
         self.events.close()
+        self.downloads.close()
         ended = self.worker.stop(timeout_s)
         if not ended and (run := self.queue.running):
             self.queue.put_back(run)
@@ -222,6 +252,19 @@ def choose_vae(app: App, checkpoint: Checkpoint, settings: Settings) -> VaeFile 
     except UnknownVae as error:
         raise ValueError(str(error)) from error
     return app.vaes.hashed(found) if found else None
+
+
+def check_pickle(path: Path) -> None:
+    """Raises ValueError for a file of PyTorch's with anything in it but weights. Imports torch; nothing of the file is
+    run."""
+    from modules.families.formats import CONTAINERS
+    from modules.families.networks.pickles import CONTAINERS as OF_NETWORKS
+    from modules.runtime.pickles import load_pickle
+
+    with os.fdopen(open_regular(path), "rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        load_pickle(file, (*CONTAINERS, *OF_NETWORKS), mapped=path if is_archive else None)
 
 
 class TorchEngine:

@@ -13,11 +13,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-LATEST_ONLY = (
-    "progress",
-    "preview",
-    "merge",
-)  # an older one of the same job is worth nothing once a newer one is there
+# An older one of the same is worth nothing once a newer one is there.
+LATEST_ONLY = ("progress", "preview", "merge", "download")
 MOST_WAITING = 4096  # states that one listener may leave unread
 
 
@@ -53,7 +50,8 @@ class Subscription:
         with self._lock:
             if self._closed:
                 return
-            key: Any = (event.type, event.job) if event.type in LATEST_ONLY else next(self._numbers)
+            same = (event.type, event.job, event.data.get("id"))
+            key: Any = same if event.type in LATEST_ONLY else next(self._numbers)
             self._waiting.pop(key, None)
             self._waiting[key] = event
             if len(self._waiting) > MOST_WAITING:

@@ -69,6 +69,19 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata, size)
 
 
+def header_from(raw: bytes, size: int) -> Header:
+    """Of the bytes after the first eight, as they came over the network; `size`: bytes of the whole file. Raises
+    ValueError for what is no sound header."""
+    try:
+        content = _parse(raw)
+        metadata = _metadata(content.pop("__metadata__", {}))
+        tensors = _tensors(content, 8 + len(raw))
+        _check_layout(tensors, 8 + len(raw), size)
+    except _Unsound as error:
+        raise ValueError(str(error)) from None
+    return Header(tensors, metadata, size)
+
+
 def open_regular(path: Path) -> int:
     """A file descriptor of a regular file; a FIFO, folder or device is refused without waiting for it."""
     try:

@@ -216,6 +216,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--api-log", "log every API request"),
         Flag("--cors-allow-origins", "origins that may call the API", "text", note="other sites are refused for now"),
         Flag("--cors-allow-origins-regex", "the same as a pattern", "text", note="other sites are refused for now"),
+        Flag("--enable-downloads", "let visitors of other machines start downloads of models; from this one they may"),
         Flag("--subpath", "serve below this path", "text", note="not built yet"),
         Flag("--add-stop-route", "a route that stops the server", note="stop it with Ctrl-C or SIGTERM"),
         Flag("--api-server-stop", "routes that stop or restart the server", note="stop it with Ctrl-C or SIGTERM"),

@@ -57,12 +57,23 @@ class Recent(logging.Handler):
             return list(self._kept)
 
 
+def hide(secret: str) -> None:
+    """From now on, in every line of this process's log."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, OneLineFormatter):
+            handler.formatter.hide(secret)
+
+
 class OneLineFormatter(logging.Formatter):
     """`12:30:05 WARNING modules.jobs.worker: text`; a traceback follows, each line indented."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
         self._secrets = [secret for secret in secrets if secret]
+
+    def hide(self, secret: str) -> None:
+        if secret and secret not in self._secrets:
+            self._secrets.append(secret)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return escape(self._masked(super().formatMessage(record)))

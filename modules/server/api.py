@@ -17,7 +17,7 @@ from modules.jobs.job import Job
 from modules.jobs.queue import NoCheckpoint, choose_checkpoint
 from modules.library.recommended import recommended
 from modules.runtime.version import VERSION
-from modules.server import errors, internal, merges, models, networks, sdapi
+from modules.server import downloads, errors, internal, merges, models, networks, sdapi
 from modules.server.body import read_file, read_json
 from modules.server.errors import ApiError, field_error
 from modules.server.names import check_request
@@ -56,6 +56,7 @@ def routes(app: App) -> APIRouter:
     _add_facts(router, app)
     merges.add_routes(router, app)
     models.add_routes(router, app)
+    downloads.add_routes(router, app)
     return router
 
 

@@ -18,7 +18,7 @@ from modules.server import builtin
 from modules.server.builtin import Mode
 from modules.server.errors import ApiError, entry, field_error, shown, validation_error
 from modules.server.fields import Field, read_fields
-from modules.settings.schema import SETTINGS, SettingError, Settings, refuse_protected
+from modules.settings.schema import SETTINGS, SettingError, Settings, refuse_protected, refuse_secret
 
 # Fields whose feature is not here, with what they have to be.
 NOT_HERE: dict[str, tuple[Any, ...]] = {
@@ -241,6 +241,7 @@ def _overrides(parameters: Mapping[str, Any], settings: Settings, warnings: list
     """The settings of this request only, and its checkpoint."""
     given = dict(parameters["override_settings"] or {})
     refuse_protected(given)
+    refuse_secret(given)
     fields = {key: name for name, keys in AS_SETTINGS.items() for key in keys if parameters.get(name) is not None}
     of_fields = {key: parameters[name] for key, name in fields.items()}
     try:

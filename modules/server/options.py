@@ -17,7 +17,9 @@ from modules.settings.schema import SETTINGS, refuse_protected
 def add_routes(router: APIRouter, app: App) -> None:
     @router.get("/options")
     def options() -> dict[str, Any]:
-        return app.settings.current.model_dump(mode="json")
+        """Without keys of the user's, which can be set here and never read: a client that sends back all that it got
+        changes none of them."""
+        return app.settings.current.told()
 
     @router.post("/options")
     async def set_options(request: Request) -> JSONResponse:

@@ -1,6 +1,7 @@
 """What the user may set: one line a setting, under A1111's keys, so that a config.json of theirs works here.
 Plain frozen data; knows nothing of files, pages or what a setting does."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -38,6 +39,7 @@ class SettingInfo:
     infotext: str | None  # its name in an infotext, where it has one
     path: bool  # names a place on the disk
     security: bool
+    secret: bool  # a key of the user's: written by anybody who may, told to nobody
     effective: bool  # False: kept for A1111's sake, nothing in Easel reads it yet
 
 
@@ -51,9 +53,11 @@ def setting(
     infotext: str | None = None,
     path: bool = False,
     security: bool = False,
+    secret: bool = False,
     effective: bool = True,
 ) -> Any:
-    extra = {"step": step, "infotext": infotext, "path": path, "security": security, "effective": effective}
+    extra = {"step": step, "infotext": infotext, "path": path, "security": security, "secret": secret}
+    extra |= {"effective": effective}
     return Field(default, description=help, ge=ge, le=le, json_schema_extra={k: v for k, v in extra.items()})
 
 
@@ -438,6 +442,21 @@ class CanvasHotkeys(Section):
     ] = setting(["Overlap"], "Functions that are off.")  # fmt: skip
 
 
+class Downloads(Section):
+    key, title = "downloads", "Downloads"
+
+    civitai_api_key: str = setting("", "Key of your Civitai account, for models that want a login.", secret=True)
+    huggingface_token: str = setting("", "Token of your Hugging Face account, for gated models.", secret=True)
+
+    @field_validator("civitai_api_key", "huggingface_token", mode="after")
+    @classmethod
+    def _keys_fit_into_a_header(cls, value: str) -> str:
+        value = value.strip()
+        if not re.fullmatch(r"[\x21-\x7e]{0,512}", value):
+            raise ValueError("no key")
+        return value
+
+
 class System(Section):
     key, title = "system", "System"
 
@@ -470,6 +489,7 @@ class Settings(
     PromptEditing,
     Interface,
     CanvasHotkeys,
+    Downloads,
     System,
 ):
     """One frozen snapshot of all settings."""
@@ -486,8 +506,19 @@ class Settings(
             raise _setting_error(error.errors(include_url=False)[0]) from error
 
     def overridden(self) -> dict[str, Any]:
-        """The settings that differ from their defaults."""
-        return {key: value for key, value in self.model_dump().items() if value != SETTINGS[key].default}
+        """The settings that differ from their defaults, without secrets: it is written into the rows of jobs."""
+        return {key: value for key, value in self.told().items() if value != SETTINGS[key].default}
+
+    def told(self) -> dict[str, Any]:
+        """What may be shown: all but the secrets."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if key not in SECRETS}
+
+
+def refuse_secret(mapping: Mapping[str, Any]) -> None:
+    """For what holds for one picture only: no picture depends on a key."""
+    for key in mapping:
+        if key in SECRETS:
+            raise SettingError(key, "…", "is a key, and nothing of a picture", protected=True)
 
 
 def refuse_protected(mapping: Mapping[str, Any]) -> None:
@@ -502,6 +533,8 @@ def refuse_protected(mapping: Mapping[str, Any]) -> None:
 def _setting_error(detail: ErrorDetails) -> SettingError:
     key = str(detail["loc"][0]) if detail["loc"] else "?"
     info, value = SETTINGS[key], detail["input"]
+    if info.secret:
+        return SettingError(key, "…", "must be a key: at most 512 visible ASCII characters without spaces")
     limits = {
         (True, True): f"from {_number(info.minimum)} to {_number(info.maximum)}",
         (True, False): f"at least {_number(info.minimum)}",
@@ -568,4 +601,5 @@ def _type_and_choices(annotation: Any) -> tuple[Any, tuple[str, ...] | None]:
 
 SECTIONS: tuple[type[Section], ...] = tuple(base for base in Settings.__bases__ if issubclass(base, Section))
 SETTINGS: dict[str, SettingInfo] = _infos()
+SECRETS: frozenset[str] = frozenset(key for key, info in SETTINGS.items() if info.secret)
 INFOTEXT_SETTINGS: dict[str, str] = {info.infotext: key for key, info in SETTINGS.items() if info.infotext}

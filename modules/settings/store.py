@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.runtime.files import write_whole
-from modules.settings.schema import SETTINGS, SettingError, Settings
+from modules.settings.schema import SECRETS, SETTINGS, SettingError, Settings
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,8 @@ def write_config(path: Path, data: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, (json.dumps(data, indent=4) + "\n").encode("ascii"))
+        if any(data.get(key) for key in SECRETS):
+            os.chmod(path, 0o600)  # the keys are this user's alone
     except OSError as error:
         raise SettingsStoreError(
             f"the settings could not be saved to {path}: {error.strerror or error}; check the disk and its permissions"

@@ -29,7 +29,7 @@ def shown_keys(chosen: list[str]) -> list[str]:
     """Without the checkpoint; unknown settings, and those that only config.json may set, are left out."""
     keys = USUAL if chosen == SETTINGS["quicksettings_list"].default else dict.fromkeys(chosen)
     known = [SETTINGS[key] for key in keys if key in SETTINGS and key != CHECKPOINT]
-    return [info.key for info in known if not (info.path or info.security)]
+    return [info.key for info in known if not (info.path or info.security or info.secret)]
 
 
 def bind_quick_settings(app: "App", components: dict[str, Any], answer: gr.Button) -> None:

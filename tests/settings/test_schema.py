@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.settings.schema import INFOTEXT_SETTINGS, SETTINGS, SettingError, Settings, refuse_protected
+from modules.settings.schema import INFOTEXT_SETTINGS, SECRETS, SETTINGS, SettingError, Settings, refuse_protected
 from tests.golden import GOLDEN, REPOSITORY
 
 FACTS = GOLDEN.parent / "facts" / "settings.tsv"
@@ -34,7 +34,7 @@ def test_defaults_types_ranges_and_infotext_names_are_those_of_a1111():
         pytest.skip(f"no facts at {FACTS}")
     with FACTS.open(encoding="utf-8", newline="") as file:
         rows = {row["key"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
-    ours_alone = {"ddpm_variance", "step_caching"}  # A1111 has neither
+    ours_alone = {"ddpm_variance", "step_caching", "civitai_api_key", "huggingface_token"}  # A1111 has none of them
     # Theirs opens URLs that a request names; theirs keeps one checkpoint, and has no 0 for "as many as fit".
     ours_on_purpose = {"api_enable_requests", "sd_checkpoints_limit"}
     for key, info in SETTINGS.items():
@@ -132,6 +132,16 @@ def test_paths_and_security_are_not_for_http():
         assert caught.value.protected and caught.value.key == key
     refuse_protected({"randn_source": "CPU", "unknown": 1})
     assert all(info.path == key.startswith("outdir_") for key, info in SETTINGS.items())
+
+
+def test_secrets_are_told_to_nobody():
+    settings = Settings().with_overrides({"civitai_api_key": " canary ", "huggingface_token": "hf_canary"})
+    assert settings.civitai_api_key == "canary" and {"civitai_api_key", "huggingface_token"} == SECRETS
+    assert "canary" not in f"{settings.told()}{settings.overridden()}"
+    for wrong in ("two words", "line\nbreak", "x" * 600, "schlüssel", 7):
+        with pytest.raises(SettingError) as caught:
+            settings.with_overrides({"civitai_api_key": wrong})
+        assert str(wrong) not in str(caught.value) and caught.value.value == "…"
 
 
 def test_infotext_names_lead_to_their_settings():

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from modules.library.downloads.errors import DownloadError, Stopped, WrongContent
+from modules.library.downloads.errors import DownloadError, Stopped, WrongContent, has_secrets, without_secrets
 from modules.library.downloads.naming import is_model
 from modules.library.downloads.reach import Answer, Patience, Reach
 from modules.library.header import sniff
@@ -42,20 +42,23 @@ class RemoteFile:
     token: str | None = None
 
     def as_state(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "token"}
+        """What of it may be written down."""
+        kept = {key: value for key, value in asdict(self).items() if key != "token" and value is not None}
+        return kept | {"url": without_secrets(self.url), "keyless": has_secrets(self.url)}
 
 
 class Watch:
-    """How far one file is: `moved(bytes, of)`; `note` says what the user should know; `learned` what the server says of
-    the file."""
+    """How far one file is: `moved(bytes, of)` as they come, `hashed` the same for those that are there and are read
+    again; `note` says what the user should know; `learned` what the server says of the file."""
 
     def __init__(
         self,
         moved: Callable[[int, int | None], None] = lambda have, total: None,
         note: Callable[[str], None] = lambda sentence: None,
         learned: Callable[[RemoteFile], None] = lambda file: None,
+        hashed: Callable[[int, int | None], None] = lambda have, total: None,
     ):
-        self.moved, self.note, self.learned = moved, note, learned
+        self.moved, self.note, self.learned, self.hashed = moved, note, learned, hashed
         self.stopped = threading.Event()
         self._cut: Callable[[], None] | None = None
         self._lock = threading.Lock()
@@ -136,7 +139,7 @@ class Part:
             if not piece:
                 raise DownloadError("the part on the disk became shorter; try again", again=True)
             self._take(piece)
-            watch.moved(self._hashed, total)
+            watch.hashed(self._hashed, total)
 
     def append(self, piece: bytes) -> None:
         try:

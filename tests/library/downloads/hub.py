@@ -47,7 +47,7 @@ class Hub:
         self._reaches: list[Reach] = []
         self.free = threading.Event()  # set at the end: whoever holds a connection lets it go
         handler = type("Bound", (Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = QuietServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.host = f"127.0.0.1:{self._server.server_port}"
         self.url = f"http://{self.host}"
@@ -69,6 +69,11 @@ class Hub:
 
     def paths(self) -> list[str]:
         return [one.path for one in self.asked]
+
+
+class QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients hang up here, as tests tell them to."""
 
 
 class Handler(BaseHTTPRequestHandler):
