@@ -279,6 +279,7 @@ class TorchEngine:
             from modules.families.networks.embeddings import EmbeddingStore
             from modules.families.vae_choice import VaeShelf
             from modules.generation.engine import generate
+            from modules.generation.prompts import Conditionings
             from modules.generation.shelf import Loaded, Shelf
             from modules.postprocess.upscale import Upscalers
             from modules.runtime.device import placement_from
@@ -310,6 +311,7 @@ class TorchEngine:
             vae_for=partial(choose_vae, app),
             vaes=self._vaes,
             at_hand=lambda name: self._holder.has(app.library.find(name)),
+            conditionings=Conditionings(),
         )
 
     def load(self, checkpoint: Checkpoint, watch: LoadWatch = lambda fraction: None) -> Any:

@@ -1,6 +1,6 @@
 """What the engine needs of a model, whatever its family, and what a family must offer to be found and loaded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +53,10 @@ class Conditioning:
     def __len__(self) -> int:
         return len(self.cross)
 
+    @property
+    def nbytes(self) -> int:
+        return self.cross.nbytes + (0 if self.vector is None else self.vector.nbytes)
+
     def __getitem__(self, rows: slice) -> "Conditioning":
         return Conditioning(self.cross[rows], None if self.vector is None else self.vector[rows])
 
@@ -72,6 +76,9 @@ class Model(Protocol):
 
     def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
         """All texts filled up to the same number n of chunks. `negative`: they are negative prompts."""
+
+    def text_key(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Hashable:
+        """Alike for what `encode` makes the same of, as long as the text encoders' weights are the same."""
 
     def predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning, beside: Tensor | None = None) -> Tensor:
         """What the network says, noise or v, as x. x: (B, C, H, W), scaled as in training (unit variance); timestep:

@@ -2,7 +2,7 @@
 its text encoders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -60,6 +60,10 @@ class LatentModel(ABC):
 
     @abstractmethod
     def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
+        """See family.Model."""
+
+    @abstractmethod
+    def text_key(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Hashable:
         """See family.Model."""
 
     def predict_eps(

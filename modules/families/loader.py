@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 FAMILIES: tuple[Family, ...] = (SD1Family(), SD2Family(), SDXLFamily(), RefinerFamily())
 
 
+@torch.inference_mode(False)  # a run may switch to another checkpoint; LoRAs are undone when it has ended
 def read_model(
     path: Path,
     placement: Placement,

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x: CLIP's text encoder, a UNet that predicts eps, a VAE of factor 8 (Rombach et al. 2022). Its
 inpainting and instruct-pix2pix checkpoints too."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +57,6 @@ class SD1(LatentModel):
 
     def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
         return Conditioning(self.encoder.encode(texts, options))
+
+    def text_key(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Hashable:
+        return self.encoder.key(texts, options)

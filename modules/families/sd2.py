@@ -1,7 +1,7 @@
 """Stable Diffusion 2.x: OpenCLIP's ViT-H as text encoder, its last layer but one; a UNet that predicts eps (512 pixels)
 or v (768 pixels). Also its inpainting checkpoints; not those that take a depth map."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,9 @@ class SD2(LatentModel):
 
     def encode(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Conditioning:
         return Conditioning(self.encoder.encode(texts, options))
+
+    def text_key(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Hashable:
+        return self.encoder.key(texts, options)
 
 
 def refuse_others(header: Header) -> None:

@@ -1,7 +1,7 @@
 """Stable Diffusion XL (Podell et al. 2023): two text encoders, and a UNet that is also told the picture's size and
 where it was cut. Its refiner has OpenCLIP only, and is told how beautiful the picture should be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,11 @@ class SDXL(LatentModel):
             cross, pooled = torch.zeros_like(cross), torch.zeros_like(pooled)
         numbers = torch.tensor(self.numbers(options, negative), dtype=pooled.dtype, device=pooled.device)
         return Conditioning(cross, torch.cat([pooled, numbers.expand(len(texts), -1)], dim=1))
+
+    def text_key(self, texts: Sequence[str], options: TextOptions, negative: bool = False) -> Hashable:
+        small = self.clip_l.key(texts, options) if self.clip_l else None
+        nothing = negative and not any(texts)
+        return small, self.big_g.key(texts, options), nothing, self.numbers(options, negative)
 
     def numbers(self, options: TextOptions, negative: bool) -> tuple[float, ...]:
         """What the UNet is told of the picture."""

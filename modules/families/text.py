@@ -1,6 +1,6 @@
 """A prompt becomes conditioning: CLIP's text encoder with weighted words and chunks of 75 tokens."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,6 +54,20 @@ class ClipEncoder:
                 options.embeddings.note(text, [used.name for part in chunks for used in part.embeddings])
         parts = [self._encode_chunks([chunks[i] for chunks in padded], options) for i in range(count)]
         return torch.cat([z for z, _ in parts], dim=1), parts[0][1]
+
+    def key(self, texts: Sequence[str], options: TextOptions) -> Hashable:
+        """Alike for what `encode` makes the same of, as long as the network's weights are the same. The textual
+        inversions of the texts are noted, as when they are encoded."""
+        chunked = [self.chunks(text, options) for text in texts]
+        used = [[part.embeddings for part in chunks] for chunks in chunked]
+        files: dict[str, Hashable] = {}
+        if options.embeddings is not None:
+            for text, chunks in zip(texts, used, strict=True):
+                names = [one.name for part in chunks for one in part]
+                options.embeddings.note(text, names)
+                files |= {name: options.embeddings.identity(name) for name in names}
+        read = tuple(tuple((part.tokens, part.weights, part.embeddings) for part in chunks) for chunks in chunked)
+        return read, tuple(files.items()), options.emphasis, options.clip_skip, options.clip_l_skip
 
     def chunks(self, text: str, options: TextOptions) -> list[Chunk]:
         """The prompt as chunks of 77 tokens with their weights; at least one."""

@@ -1,7 +1,9 @@
 """The conditionings of one batch, call by call of the model, as editing and alternation change them."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from modules.prompt.composition import compose
 from modules.prompt.schedule import Timeline, Until, index_at, schedule
 
 KEPT_TEXTS = 512  # whose conditionings an encoder remembers
+KEPT_BYTES = 32 * 2**20  # of conditionings for later runs: 140 chunks of SD 1.x, 50 of SDXL
 
 # What a prompt and a negative prompt of different lengths become: nothing, and they go through the network one after
 # the other; the shorter is filled up with empty chunks; or, as in old versions of A1111, the negative prompt is cut, or
@@ -18,11 +21,42 @@ KEPT_TEXTS = 512  # whose conditionings an encoder remembers
 Padding = Literal["none", "chunks", "v0"]
 
 
+class Conditionings:
+    """What was encoded last, for the runs that follow. Goes with the model that made it. For the worker's thread."""
+
+    def __init__(self, room: int = KEPT_BYTES):
+        self.room = room  # bytes, for each model
+        # The longest unused first.
+        self._kept: WeakKeyDictionary[Model, OrderedDict[Hashable, Conditioning]] = WeakKeyDictionary()
+
+    def get(self, model: Model, key: Hashable) -> Conditioning | None:
+        kept = self._kept.get(model)
+        if kept is None or key not in kept:
+            return None
+        kept.move_to_end(key)
+        return kept[key]
+
+    def put(self, model: Model, key: Hashable, conditioning: Conditioning) -> None:
+        kept = self._kept.setdefault(model, OrderedDict())
+        kept[key] = conditioning
+        while self.bytes_of(model) > self.room:
+            kept.popitem(last=False)
+
+    def bytes_of(self, model: Model) -> int:
+        return sum(made.nbytes for made in self._kept.get(model, {}).values())
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._kept.clear()
+
+
 class Encoder:
     """Encodes what the prompts of one run say, once."""
 
-    def __init__(self, model: Model, options: TextOptions):
+    def __init__(self, model: Model, options: TextOptions, kept: Conditionings | None = None, changes: Hashable = None):
+        """`kept`: of earlier runs, for later ones too; `changes`: what networks have changed at the text encoder."""
         self._model, self._options = model, options
+        self._kept, self._changes = kept, changes
         self._known: dict[tuple[tuple[str, ...], bool], Conditioning] = {}  # the longest unused first
 
     def group(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
@@ -31,10 +65,20 @@ class Encoder:
         key = (tuple(texts), negative)
         found = self._known.pop(key, None)
         if found is None:
-            found = self._model.encode(texts, self._options, negative)
+            found = self._encoded(texts, negative)
             while self._known and len(texts) + sum(map(len, self._known.values())) > KEPT_TEXTS:
                 del self._known[next(iter(self._known))]
         self._known[key] = found
+        return found
+
+    def _encoded(self, texts: Sequence[str], negative: bool) -> Conditioning:
+        if self._kept is None:
+            return self._model.encode(texts, self._options, negative)
+        key = (self._changes, self._model.text_key(texts, self._options, negative))
+        found = self._kept.get(self._model, key)
+        if found is None:
+            found = self._model.encode(texts, self._options, negative)
+            self._kept.put(self._model, key, found)
         return found
 
     def empty_chunk(self) -> Tensor:

@@ -1,6 +1,6 @@
 """The model at work: loaded, and changed as the request wants it, with everything undone at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -30,6 +30,7 @@ class AtWork:
     networks: Sequence[Network] = ()
     warnings: list[str] = field(default_factory=list)  # sentences for the user
     embeddings: FittedEmbeddings | None = None
+    text_changes: Sequence[Hashable] = ()  # by networks, at the text encoder
 
 
 class Rig:
@@ -55,6 +56,7 @@ class Rig:
 
     def use(self, checkpoint: str, tags: Sequence[NetworkTag], options: TextOptions, merging: float) -> Model:
         """The model of this checkpoint with these networks. `merging` (0–1): the share of tokens to merge."""
+        settings = self._settings
         keys = ((checkpoint, tuple(tags)), merging, options)
         if keys[0] != self._keys[0]:
             self.__exit__()
@@ -62,11 +64,13 @@ class Rig:
             self._first = self._first or checkpoint
         if keys[:2] != self._keys[:2]:
             self._manner.close()
-            self._manner.enter_context(tiling(self.model, self._settings.tiling))
+            self._manner.enter_context(tiling(self.model, settings.tiling))
             self._manner.enter_context(token_merging(self.model, merging))
-            self._manner.enter_context(step_caching(self.model, self._settings.step_caching))
+            self._manner.enter_context(step_caching(self.model, settings.step_caching))
         if keys != self._keys:
-            self._encoder = Encoder(self.model, replace(options, embeddings=self.at_work.embeddings))
+            kept = self._shelf.conditionings if settings.persistent_cond_cache else None
+            options = replace(options, embeddings=self.at_work.embeddings)
+            self._encoder = Encoder(self.model, options, kept, tuple(self.at_work.text_changes))
         self._keys = keys
         self._last = (checkpoint, tags, options, merging)
         return self.model
@@ -92,6 +96,7 @@ class Rig:
             changes = applied(loaded.model, at_work.networks, settings.lora_functional, lenient)
             report = self._networks.enter_context(changes)
             at_work.warnings += report.warnings
+            at_work.text_changes = report.text
             if shelf.embeddings is not None:
                 at_work.embeddings = shelf.embeddings.fitted(loaded.model, report.embeddings)
         return at_work

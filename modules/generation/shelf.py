@@ -9,6 +9,7 @@ from PIL import Image
 from modules.families.family import Model
 from modules.families.networks.embeddings import EmbeddingStore
 from modules.families.vae_choice import VaeShelf
+from modules.generation.prompts import Conditionings
 from modules.imaging.resize import Upscale
 from modules.library.checkpoints import Checkpoint
 from modules.library.networks import NetworkLibrary
@@ -45,6 +46,7 @@ class Shelf:
     embeddings: EmbeddingStore | None = None
     vae_for: Callable[[Checkpoint, Settings], VaeFile | None] = lambda checkpoint, settings: None  # None: its own
     vaes: VaeShelf = field(default_factory=VaeShelf)
+    conditionings: Conditionings = field(default_factory=Conditionings)  # of earlier runs
 
     @classmethod
     def of(cls, model: Model, checkpoint: Checkpoint) -> "Shelf":

@@ -195,6 +195,7 @@ class Optimizations(Section):
         False, "Pad as old versions did, with the same vector again.", infotext="Pad conds v0"
     )
     batch_cond_uncond: bool = setting(True, "Prompt and negative prompt go through the network together.")
+    persistent_cond_cache: bool = setting(True, "What prompts were encoded to is kept for the jobs that follow.")
 
 
 class SamplerParameters(Section):

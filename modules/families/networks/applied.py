@@ -1,6 +1,6 @@
 """Networks applied to a model for as long as a `with` lasts; afterwards every weight is the same, bit for bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from modules.families.networks.embeddings import Embedding, embedding_from
 from modules.families.networks.hypernetworks import hypernetwork_applied
 from modules.families.networks.names import Target, targets_of
 from modules.families.networks.tensors import opened
+from modules.library.hashes import Fingerprint
 from modules.library.header import ModelFileError
 from modules.library.network_tags import Network
 
@@ -26,6 +27,7 @@ class Report:
 
     warnings: list[str] = field(default_factory=list)  # sentences for people
     embeddings: dict[str, Embedding] = field(default_factory=dict)  # that came inside of LoRAs, by name
+    text: list[Hashable] = field(default_factory=list)  # what has changed the text encoders
 
 
 @contextmanager
@@ -67,6 +69,9 @@ def _apply(
 ) -> None:
     with opened(network.file.path) as tensors:
         found = lora.fit(tensors, model, targets)
+        if any(target.component != "unet" for target, _ in found.changes):
+            now = Fingerprint.of(network.file.path.stat())
+            report.text.append((network.file.path, now, network.text, network.dim, type(weights)))
         for target, delta in lora.changes(tensors, network, found):
             weights.add(target, delta)
         for name, entries in found.bundled.items():

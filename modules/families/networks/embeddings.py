@@ -1,7 +1,7 @@
 """Textual inversions: read from any of their formats, and offered to the text encoders of a model by the names that a
 prompt uses. Those that do not fit the model are skipped, with a sentence why."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,11 @@ class FittedEmbeddings:
         """(V, D) of one that `spellings` found, for one of the model's text encoders."""
         parts = self._found[name].parts
         return parts[WHOLE] if WHOLE in parts else parts[PARTS[self._encoders[id(network)]]]
+
+    def identity(self, name: str) -> Hashable:
+        """Of one that `spellings` found: another one as soon as its file is."""
+        found = self._found[name]
+        return found.file, found.name, found.bundled
 
     def note(self, text: str, names: Iterable[str]) -> None:
         """The encoder tells what a text used, in order."""
