@@ -28,8 +28,8 @@ def dropdown(label: str, elem_id: str, choices: Sequence[str], value: Any, **mor
     return gr.Dropdown(list(choices), value=value, label=text(label), elem_id=elem_id, min_width=0, **more)
 
 
-def radio(label: str, elem_id: str, choices: Sequence[str], value: str) -> gr.Radio:
-    return gr.Radio(list(choices), value=value, label=text(label), elem_id=elem_id, min_width=0)
+def radio(label: str, elem_id: str, choices: Sequence[str], value: str, **more: Any) -> gr.Radio:
+    return gr.Radio(list(choices), value=value, label=text(label), elem_id=elem_id, min_width=0, **more)
 
 
 def slot(name: str, elem_id: str | None = None) -> gr.Column:
@@ -40,12 +40,17 @@ def slot(name: str, elem_id: str | None = None) -> gr.Column:
 
 
 @contextmanager
-def switched(label: str, elem_id: str, box_id: str | None = None) -> Iterator[gr.Checkbox]:
+def switched(label: str, elem_id: str, box_id: str | None = None, on: bool = False) -> Iterator[gr.Checkbox]:
     """A part of the form that is on and open, or off and shut, by the box in its head (css/6_parts.css). A1111 names
     most of these boxes after their parts."""
     with gr.Column(elem_id=elem_id, elem_classes=["switched"], min_width=0):
         box = gr.Checkbox(
-            False, label=text(label), elem_id=box_id or f"{elem_id}-checkbox", elem_classes=["switch"], min_width=0
+            on,
+            label=text(label),
+            elem_id=box_id or f"{elem_id}-checkbox",
+            elem_classes=["switch"],
+            min_width=0,
+            interactive=True,
         )
         with gr.Column(elem_classes=["switched-body"], min_width=0):
             yield box

@@ -34,6 +34,7 @@ LATER = (
     "foreign.js",
     "img2img.js",
     "inputs.js",
+    "merger.js",
     "png_info.js",
     "sending.js",
     "strokes.js",

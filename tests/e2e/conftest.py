@@ -136,7 +136,7 @@ class Watch:
             self.faults.append(f"request to elsewhere: {url}")
 
     def note_console(self, message: Any) -> None:
-        refused = "status of 422" in message.text  # what the page tells in words
+        refused = any(f"status of {one}" in message.text for one in (409, 422))  # what the page tells in words
         of_picture = "/api/v1/jobs/" in message.location["url"]  # Chromium's own frame around a picture in a tab
         if message.type == "error" and not refused and not of_picture:
             self.faults.append(f"console: {message.text}")

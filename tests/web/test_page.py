@@ -24,6 +24,7 @@ OTHERWISE = (
     "edit_style",
     "img2img_batch_",
     "unused",
+    "modelmerger_checkpoint_format",  # no pickles are written
 )
 
 
@@ -46,10 +47,12 @@ def controls() -> list[tuple[str, str, str]]:
         pytest.skip(f"{CONTROLS} is not here")
     rows = [line.split("\t") for line in CONTROLS.read_text("utf-8").splitlines()[1:]]
     kinds = ("slider", "dropdown", "number", "radio", "checkbox")
+    tabs = ("Generation", "Checkpoint Merger")
     return [
         (row[1], row[2], row[3])
         for row in rows
-        if "Generation" in row[0] and row[1] in kinds and row[3] and not any(part in row[3] for part in OTHERWISE)
+        if any(tab in row[0] for tab in tabs) and row[1] in kinds and row[3]
+        if not any(part in row[3] for part in OTHERWISE)
     ]
 
 

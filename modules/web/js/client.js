@@ -2,6 +2,7 @@
 
 const ID = "easel.client";
 const listeners = new Map();
+const latest = new Map(); // the last event of each type, for scripts that come later
 let source = null;
 export let online = true;
 
@@ -44,8 +45,11 @@ function listen() {
 
 function receive(text, type) {
   const event = JSON.parse(text);
+  latest.set(event.type ?? type, event);
   emit(event.type ?? type, event);
 }
+
+export const lastOf = (type) => latest.get(type) ?? null;
 
 // A duplicated tab inherits the session storage of the first one. The older tab keeps the id, the copy takes a new one.
 function keepToOneTab() {

@@ -19,6 +19,7 @@ import { showViewer } from "./viewer.js";
 // Tabs are built when they are opened, and bring their scripts then (LATER in shell.py).
 const BRINGERS = {
   "png-info": async () => (await import("./png_info.js")).bindDrop,
+  merger: async () => (await import("./merger.js")).bindMerger,
   send: async () => (await import("./sending.js")).bindSending,
   init: async () => void (await import("./img2img.js")), // bound with the rest of its tab
 };

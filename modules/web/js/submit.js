@@ -25,13 +25,15 @@ export function bindGenerate(tab, prepare = null) {
 }
 
 export function generate() {
-  document.getElementById(`${activeTab()}_generate`)?.click();
+  const seen = [...document.querySelectorAll("button.generate")].find((one) => one.checkVisibility()); // Merge is one too
+  (seen ?? document.getElementById(`${activeTab()}_generate`))?.click();
 }
 
 function beforeSubmit(event) {
   const button = event.target.closest?.("button.generate");
   if (!button || passing) return;
   const tab = formTabs.find((one) => button.id === `${one}_generate`);
+  if (!tab) return;
   const twice = key !== null || event.detail > 1; // still on its way, or the second half of a double click
   if (!online && !twice) report(say("problem.unreachable"));
   if (twice || !online || preparers[tab]) {
