@@ -23,10 +23,10 @@ from modules.jobs.queue import JobQueue, choose_checkpoint
 from modules.jobs.spool import Spool
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Engine, LoadWatch, Worker
-from modules.library import networks, upscalers
 from modules.library.cache import FileCache
 from modules.library.catalogue import Catalogue
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
+from modules.library.components import Looker
 from modules.library.downloads.find import Hubs, hubs_from
 from modules.library.downloads.homes import homes_from
 from modules.library.downloads.reach import Reach
@@ -35,9 +35,11 @@ from modules.library.downloads.tokens import Tokens
 from modules.library.facts import KINDS, Kind
 from modules.library.header import open_regular
 from modules.library.network_tags import with_default_networks
+from modules.library.networks import SUFFIXES as NETWORKS
 from modules.library.networks import NetworkLibrary
 from modules.library.previews import Previews
 from modules.library.roots import roots_from
+from modules.library.trees import trees_from, with_trees
 from modules.library.upscalers import UpscalerLibrary
 from modules.library.vaes import UnknownVae, VaeFile, VaeLibrary
 from modules.prompt.attention import pieces
@@ -92,13 +94,15 @@ class App:
         self.events = EventBus()
         self.model_status = ModelStatus("starting", "starting")
         self.settings = SettingsStore(paths.config)
-        roots = roots_from(paths, flags)
-        folders = [root.path for root in roots["checkpoint"]]
         files = FileCache(paths.cache / "models.db")
-        self.library = CheckpointLibrary(folders, files)
-        self.networks = NetworkLibrary(networks.folders_from(paths, flags), paths.cache / "networks.db", files)
-        self.upscalers = UpscalerLibrary(upscalers.folders_from(paths, flags))
-        self.vaes = VaeLibrary([root.path for root in roots["vae"]], folders, files)
+        named = [*(flags.model_tree or ()), *self.settings.current.model_trees]
+        named += [flags.forge_ref_a1111_home] if flags.forge_ref_a1111_home else []
+        trees = trees_from(named, os.environ, Looker(files).kinds)
+        roots = with_trees(roots_from(paths, flags), trees, paths.models_dir)
+        self.library = CheckpointLibrary(roots["checkpoint"], files)
+        self.networks = NetworkLibrary({kind: roots[kind] for kind in NETWORKS}, paths.cache / "networks.db", files)
+        self.upscalers = UpscalerLibrary.of(roots["upscaler"])
+        self.vaes = VaeLibrary(roots["vae"], roots["checkpoint"], files)
         self.models = Catalogue(self.library, self.vaes, self.networks, self.upscalers, roots, files)
         self.previews = Previews(paths.cache / "previews")
         self.downloads = self._downloads(hubs or hubs_from(os.environ), local, homes_from(roots))
@@ -119,7 +123,7 @@ class App:
             texts=self.texts,
         )
         self.merges = Merges(
-            absolute(flags.ckpt_dir) if flags.ckpt_dir else folders[0],
+            absolute(flags.ckpt_dir) if flags.ckpt_dir else roots["checkpoint"][0].path,
             self.library,
             self.vaes,
             self.events,

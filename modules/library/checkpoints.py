@@ -17,7 +17,8 @@ from modules.library.cache import FileCache, FileFacts
 from modules.library.facts import Facts, look
 from modules.library.hashes import Fingerprint, legacy_hash
 from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, sniff
-from modules.library.walking import natural, places
+from modules.library.roots import Root, as_roots, places_in
+from modules.library.walking import OUTSIDE, Entries, natural
 from modules.runtime.archive import PickleError, check_archive
 
 log = logging.getLogger(__name__)
@@ -84,8 +85,8 @@ class Checkpoint:
 class CheckpointLibrary:
     """The checkpoints of some folders, the first folder first. Thread-safe."""
 
-    def __init__(self, folders: Sequence[Path], cache: Path | FileCache):
-        self.folders = tuple(dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders))
+    def __init__(self, folders: Sequence[Path | Root], cache: Path | FileCache):
+        self.roots = as_roots(folders)
         self._cache = cache if isinstance(cache, FileCache) else FileCache(cache)
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
@@ -151,11 +152,15 @@ class CheckpointLibrary:
         found: dict[str, Checkpoint] = {}
         news: _News = []
         deadline = time.monotonic() + CHECK_BUDGET_S
-        for folder in self.folders:
-            for path, config in _model_files(folder):
-                name = printable(path.relative_to(folder).as_posix())
-                if name in found:
-                    continue  # an earlier folder has one of this name
+        for root, path, config, is_outside in _model_files(self.roots):
+            name = printable(root.inside(path))
+            if name in found:  # an earlier folder has one of this name
+                if not root.label:
+                    continue
+                name = f"{root.label}/{name}"
+            if is_outside:
+                found[name] = Checkpoint(path, name, Fingerprint(0, 0, 0), problem=OUTSIDE)
+            else:
                 found[name] = self._look_at(path, name, config, deadline, news)
         self._cache.put(news)
         return tuple(sorted(found.values(), key=lambda checkpoint: natural(checkpoint.name)))
@@ -200,19 +205,23 @@ class CheckpointLibrary:
 _UNREADABLE = "cannot be read: Permission denied"
 
 
-def _model_files(folder: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Every file that looks like a model, with the .yaml beside it. Links are followed, but no folder is entered twice
-    and nothing outside of the folder is, unless it was linked there."""
-    for place in places(folder, SUFFIXES + UNSUPPORTED, lambda entries: any(e.name == folders.INDEX for e in entries)):
+def _model_files(roots: Sequence[Root]) -> Iterator[tuple[Root, Path, Path | None, bool]]:
+    """Every file that looks like a model, with the .yaml beside it, and whether it is a link to elsewhere."""
+
+    def is_whole(entries: Entries) -> bool:
+        return any(entry.name == folders.INDEX for entry in entries)
+
+    for root, place in places_in(roots, "checkpoint", SUFFIXES + UNSUPPORTED, is_whole):
         here = Path(place.path)
         if place.is_whole:
-            yield here, None
+            yield root, here, None, False
             continue
         configs = {entry.name for entry in place.entries if entry.name.endswith(".yaml")}
         for entry in place.files:
             if not entry.name.lower().endswith(VAES):
                 config = f"{os.path.splitext(entry.name)[0]}.yaml"
-                yield here / entry.name, here / config if config in configs else None
+                is_outside = entry.name in place.outside
+                yield root, here / entry.name, here / config if config in configs else None, is_outside
 
 
 def _looked(path: Path, whole: bool) -> tuple[str | None, Facts]:

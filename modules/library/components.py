@@ -6,23 +6,25 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules.library import gguf
 from modules.library.cache import FileCache, FileFacts
 from modules.library.facts import Facts, Kind, look
+from modules.library.folders import STEMS
 from modules.library.hashes import Fingerprint
 from modules.library.header import ModelFileError, printable, sniff
-from modules.library.roots import Root, Roots
-from modules.library.walking import natural, places
+from modules.library.roots import Root, Roots, as_roots, places_in
+from modules.library.walking import OUTSIDE, natural
 
 log = logging.getLogger(__name__)
 
 KINDS: tuple[Kind, ...] = ("controlnet", "text_encoder", "unet")
 SUFFIXES = (".safetensors", gguf.SUFFIX, ".pth", ".pt", ".ckpt", ".bin")
 LOOK_BUDGET_S = 1.5  # for the headers of new files in one listing; the rest is looked at in the next
+SORT_BUDGET_S = 10.0  # for those of one folder where kinds lie mixed: without them nothing of it is listed
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Component:
 
     @property
     def name(self) -> str:
+        """The file's; of those that are all called alike, their folder's."""
+        if self.path.stem.partition(".")[0] in STEMS:
+            return printable(self.root.folder_of(self.path).rpartition("/")[2]) or printable(self.path.stem)
         return printable(self.path.stem)
 
 
@@ -43,7 +48,7 @@ class ComponentLibrary:
     """Thread-safe."""
 
     def __init__(self, roots: Roots, cache: FileCache):
-        self.roots = roots
+        self.roots = {kind: as_roots(roots.get(kind, ())) for kind in KINDS}
         self._looker = Looker(cache)
         self._lock = threading.Lock()
         self._found: dict[Kind, tuple[Component, ...]] = {}
@@ -55,16 +60,18 @@ class ComponentLibrary:
 
     def refresh(self, kind: Kind) -> tuple[Component, ...]:
         with self._lock:
-            files = list(self._files(self.roots.get(kind, ())))
+            files: list[tuple[Root, Path]] = []
+            found: list[Component] = []
+            for root, place in places_in(self.roots[kind], kind, SUFFIXES):
+                for entry in place.files:
+                    if entry.name in place.outside:
+                        found.append(Component(kind, Path(entry.path), root, Fingerprint(0, 0, 0), problem=OUTSIDE))
+                    else:
+                        files.append((root, Path(entry.path)))
             looked = self._looker.look(path for _, path in files)
-            found = [Component(kind, path, root, *looked[path]) for root, path in files if path in looked]
+            found += [Component(kind, path, root, *looked[path]) for root, path in files if path in looked]
             self._found[kind] = tuple(sorted(found, key=lambda one: natural(one.name)))
             return self._found[kind]
-
-    def _files(self, roots: Sequence[Root]) -> Iterator[tuple[Root, Path]]:
-        for root in roots:
-            for place in places(root.path, SUFFIXES):
-                yield from ((root, Path(entry.path)) for entry in place.files)
 
 
 class Looker:
@@ -73,12 +80,18 @@ class Looker:
     def __init__(self, cache: FileCache):
         self.cache = cache
 
-    def look(self, paths: Iterable[Path]) -> dict[Path, tuple[Fingerprint, Facts, str | None]]:
+    def kinds(self, paths: Sequence[Path]) -> Mapping[Path, str]:
+        """What each file is by its content; those that are no model are left out."""
+        return {path: facts.kind for path, (_, facts, _) in self.look(paths, SORT_BUDGET_S).items() if facts.kind}
+
+    def look(
+        self, paths: Iterable[Path], budget_s: float = LOOK_BUDGET_S
+    ) -> dict[Path, tuple[Fingerprint, Facts, str | None]]:
         """(fingerprint, facts, problem) of each; files that are gone are left out. The facts of those that the time
         does not suffice for are empty: ask again."""
         found: dict[Path, tuple[Fingerprint, Facts, str | None]] = {}
         news: list[tuple[Path, FileFacts]] = []
-        deadline = time.monotonic() + LOOK_BUDGET_S
+        deadline = time.monotonic() + budget_s
         for path in paths:
             try:
                 status = path.stat()

@@ -8,16 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from modules.library import folders, gguf
 from modules.library.header import DTYPE_BITS, Header, ModelFileError, open_regular, read_header
+from modules.library.kinds import KINDS as KINDS
+from modules.library.kinds import Kind as Kind
 from modules.library.upscalers import architecture, shapes
 
-Kind = Literal[
-    "checkpoint", "vae", "lora", "embedding", "hypernetwork", "upscaler", "controlnet", "text_encoder", "unet"
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 Shapes = Mapping[str, tuple[int, ...]]  # of a pickled file () each: only its names are known
 
 HEAD = 16 * 1024  # bytes of a file that its id is made of, with its size and

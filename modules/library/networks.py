@@ -4,7 +4,6 @@ reads the first bytes of new files only. Knows file names, headers' metadata and
 import logging
 import os
 import threading
-from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,8 +15,8 @@ from modules.library.facts import Facts
 from modules.library.header import printable, read_header
 from modules.library.network_cache import Looked, NetworkCache
 from modules.library.network_heads import look_at
-from modules.library.walking import places
-from modules.runtime.paths import Paths, absolute
+from modules.library.roots import Root, as_roots, places_in
+from modules.library.walking import OUTSIDE
 
 log = logging.getLogger(__name__)
 
@@ -49,26 +48,11 @@ class NetworkFile:
         return Path(self.file)
 
 
-def folders_from(paths: Paths, flags: Namespace) -> dict[Kind, tuple[Path, ...]]:
-    """Where A1111's users keep them. A flag replaces A1111's folder of its kind."""
-
-    def given(flag: str, *usual: Path) -> tuple[Path, ...]:
-        value = getattr(flags, flag, None)
-        return (absolute(value),) if value else usual
-
-    models, embeddings = paths.models_dir, (paths.data_dir / "embeddings", paths.models_dir / "embeddings")
-    return {
-        "lora": (*given("lora_dir", models / "Lora"), *given("lyco_dir_backcompat", models / "LyCORIS")),
-        "embedding": given("embeddings_dir", *embeddings),
-        "hypernetwork": given("hypernetwork_dir", models / "hypernetworks"),
-    }
-
-
 class NetworkLibrary:
     """The networks of some folders. Thread-safe. `cache` is an SQLite file that outlasts the process."""
 
-    def __init__(self, folders: Mapping[Kind, Sequence[Path]], cache: Path, hashes: FileCache | None = None):
-        self.folders = {kind: tuple(dict.fromkeys(map(os.path.abspath, places))) for kind, places in folders.items()}
+    def __init__(self, folders: Mapping[Kind, Sequence[Path | Root]], cache: Path, hashes: FileCache | None = None):
+        self.roots: Mapping[Kind, tuple[Root, ...]] = {kind: as_roots(found) for kind, found in folders.items()}
         self._cache = NetworkCache(cache)
         self._hashes = hashes or FileCache(cache)
         self._lock = threading.Lock()
@@ -86,12 +70,14 @@ class NetworkLibrary:
     def precise_name(self, file: NetworkFile) -> str:
         """What `find` takes for this file and no other: its name, with its folder where another one has the name."""
         shelf = self._shelf(file.kind)
-        return file.name if shelf.by_name.get(file.name) is file else shelf.inside(file) or file.name
+        if shelf.by_name.get(file.name) is file:
+            return file.name
+        return next((name for name in shelf.inside(file) if shelf.find(name) is file), file.name)
 
     def refresh(self, *kinds: Kind) -> None:
         """Look at the folders again; without `kinds`, at all."""
         with self._lock:
-            for kind in kinds or self.folders:
+            for kind in kinds or self.roots:
                 self._scan(kind)
 
     def find(self, kind: Kind, name: str) -> NetworkFile | None:
@@ -152,28 +138,30 @@ class NetworkLibrary:
         before = self._shelves[kind].by_path if kind in self._shelves else {}
         by_path: dict[str, NetworkFile] = {}
         news: dict[str, Looked] = {}
-        for folder in self.folders.get(kind, ()):
-            for path, size, mtime_ns in _files(folder, kind):
-                old = before.get(path)
-                if old is not None and (old.size, old.mtime_ns) == (size, mtime_ns) and not old.problem:
-                    by_path[path] = old
-                    continue
-                looked = self._cache.get(path, size, mtime_ns)
-                if looked is None:
-                    looked = look_at(path, kind, size, mtime_ns)
-                    if looked.problem is None:
-                        news[path] = looked
-                if looked.is_network:
-                    by_path[path] = _network(kind, path, looked)
+        for path, size, mtime_ns, is_outside in _files(self.roots.get(kind, ()), kind):
+            old = before.get(path)
+            if old is not None and (old.size, old.mtime_ns) == (size, mtime_ns) and not old.problem:
+                by_path[path] = old
+                continue
+            looked = self._cache.get(path, size, mtime_ns)
+            if is_outside:
+                looked = Looked(size, mtime_ns, problem=OUTSIDE)
+            elif looked is None:
+                looked = look_at(path, kind, size, mtime_ns)
+                if looked.problem is None:
+                    news[path] = looked
+            if looked.is_network:
+                by_path[path] = _network(kind, path, looked)
         self._cache.put(news)
-        self._shelves[kind] = _Shelf(self.folders.get(kind, ()), by_path)
+        self._shelves[kind] = _Shelf(self.roots.get(kind, ()), by_path)
 
 
 class _Shelf:
     """The networks of one kind, as one scan found them."""
 
-    def __init__(self, folders: Sequence[str], by_path: dict[str, NetworkFile]):
-        self.by_path, self._folders = by_path, folders
+    def __init__(self, roots: Sequence[Root], by_path: dict[str, NetworkFile]):
+        self.by_path = by_path
+        self._roots = sorted(roots, key=lambda root: -len(str(root.path)))  # the innermost counts
         self.by_name: dict[str, NetworkFile] = {}
         self.ambiguous: set[str] = set(NEVER_ALIASES)
         self._aliases: dict[str, NetworkFile] = {}
@@ -198,15 +186,20 @@ class _Shelf:
                 folded[file.alias.casefold()] = file
             for file in self.by_path.values():
                 folded[file.name.casefold()] = file
-                if inside := self.inside(file):
-                    folded[inside.casefold()] = file
+                for inside in self.inside(file):
+                    folded.setdefault(inside.casefold(), file) if "/" in inside else folded.update(
+                        {inside.casefold(): file}
+                    )
             self._folded = folded
         return self._folded
 
-    def inside(self, file: NetworkFile) -> str:
-        """ "folder/name"; "" for a file that lies in none of the folders."""
-        folder = next((f for f in self._folders if file.file.startswith(f + os.sep)), None)
-        return os.path.splitext(os.path.relpath(file.file, folder))[0].replace(os.sep, "/") if folder else ""
+    def inside(self, file: NetworkFile) -> tuple[str, ...]:
+        """ "folder/name", and with the label of its tree; nothing for a file that lies in none of the folders."""
+        for root in self._roots:
+            if file.file.startswith(str(root.path) + os.sep):
+                inside = printable(os.path.splitext(root.inside(file.file))[0])
+                return (inside, f"{root.label}/{inside}") if root.label else (inside,)
+        return ()
 
 
 def _network(kind: Kind, path: str, looked: Looked) -> NetworkFile:
@@ -226,11 +219,13 @@ def _network(kind: Kind, path: str, looked: Looked) -> NetworkFile:
     )
 
 
-def _files(folder: str, kind: Kind) -> Iterator[tuple[str, int, int]]:
-    """(path, size, mtime) of every file of this kind, in natural order, files before the folders below them. Links are
-    followed, but no folder is entered twice."""
-    for place in places(folder, SUFFIXES[kind]):
-        yield from _with_status(_without_previews(place.files) if kind == "embedding" else place.files)
+def _files(roots: Sequence[Root], kind: Kind) -> Iterator[tuple[str, int, int, bool]]:
+    """(path, size, mtime, whether it is a link to elsewhere) of every file of this kind, in natural order, files before
+    the folders below them."""
+    for _, place in places_in(roots, kind, SUFFIXES[kind]):
+        files = _without_previews(place.files) if kind == "embedding" else place.files
+        for path, size, mtime_ns in _with_status(files):
+            yield path, size, mtime_ns, bool(place.outside) and os.path.basename(path) in place.outside
 
 
 def _without_previews(files: Sequence[os.DirEntry[str]]) -> list[os.DirEntry[str]]:

@@ -2,13 +2,24 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from modules.library.facts import Kind
-from modules.library.upscalers import FLAGS as UPSCALERS
+from modules.library.folders import INDEX
+from modules.library.kinds import Kind
+from modules.library.walking import Bounds, Entries, Place, places
 from modules.runtime.paths import Paths, absolute
+
+UPSCALERS = {  # folder below models/, and the flag that replaces it
+    "ESRGAN": "esrgan_models_path",
+    "RealESRGAN": "realesrgan_models_path",
+    "DAT": "dat_models_path",
+    "SwinIR": "swinir_models_path",
+    "ScuNET": "scunet_models_path",
+    "LDSR": "ldsr_models_path",
+}
+Sorted = Callable[[Sequence[Path]], Mapping[Path, str]]  # files -> the kind of each, by what is inside of it
 
 
 @dataclass(frozen=True)
@@ -18,24 +29,39 @@ class Root:
     path: Path  # absolute
     label: str = ""  # how pages call it; "" for the folder of our own
     group: str = ""  # of upscalers: ESRGAN, RealESRGAN, …
+    names: Mapping[str, str] = field(
+        default_factory=dict, compare=False
+    )  # of folders right below it, where they are odd
+    shown: Callable[[Sequence[str]], Sequence[str]] | None = field(
+        default=None, compare=False
+    )  # parts of a path inside
+    enters: Callable[[str, str], bool] | None = field(default=None, compare=False)
+    sorted_by: Sorted | None = field(default=None, compare=False)  # where kinds lie mixed
+    bounds: Bounds | None = field(default=None, compare=False)
 
-    def folder_of(self, path: Path) -> str:
+    def inside(self, path: str | Path) -> str:
+        """ "folder/name.safetensors": a path below this root, as it is shown."""
+        parts = os.path.relpath(path, self.path).split(os.sep)
+        if self.names:
+            parts[0] = self.names.get(parts[0], parts[0])
+        return "/".join(self.shown(parts) if self.shown else parts)
+
+    def folder_of(self, path: str | Path) -> str:
         """Where a file lies, as pages show it: never with a path of the machine."""
-        inside = path.parent.relative_to(self.path).as_posix()
-        return "/".join(part for part in (self.label, "" if inside == "." else inside) if part)
+        return "/".join(part for part in (self.label, self.inside(path).rpartition("/")[0]) if part)
 
 
 Roots = Mapping[Kind, tuple[Root, ...]]
 
 
-def roots_from(paths: Paths, flags: Namespace) -> Roots:
+def roots_from(paths: Paths, flags: Namespace) -> dict[Kind, tuple[Root, ...]]:
     """Where A1111's users keep them. Some flags add a folder, others replace A1111's, as there."""
     models = paths.models_dir
 
     def given(*names: str) -> list[Path]:
         return [absolute(value) for name in names if (value := getattr(flags, name, None))]
 
-    found: dict[Kind, list[Path]] = {
+    folders: dict[Kind, list[Path]] = {
         "checkpoint": [models / "Stable-diffusion", paths.root / "models" / "Stable-diffusion", *given("ckpt_dir")],
         "vae": [models / "VAE", *given("vae_dir")],
         "lora": [
@@ -48,8 +74,10 @@ def roots_from(paths: Paths, flags: Namespace) -> Roots:
         "text_encoder": [models / "text_encoder", *given("text_encoder_dir")],
         "unet": [models / "unet"],
     }
-    own = {os.path.abspath(paths.root / "models"), os.path.abspath(models), os.path.abspath(paths.data_dir)}
-    roots: dict[Kind, tuple[Root, ...]] = {kind: tuple(_labelled(folders, own)) for kind, folders in found.items()}
+    own = {os.path.abspath(folder) for folder in (paths.root / "models", models, paths.data_dir)}
+    roots: dict[Kind, tuple[Root, ...]] = {}
+    for kind, found in folders.items():
+        roots[kind] = tuple(Root(path, "" if str(path.parent) in own else path.name) for path in _different(found))
     roots["upscaler"] = tuple(
         Root(absolute(value) if value else models / group, absolute(value).name if value else group, group)
         for group, flag in UPSCALERS.items()
@@ -58,6 +86,52 @@ def roots_from(paths: Paths, flags: Namespace) -> Roots:
     return roots
 
 
-def _labelled(folders: Iterable[Path], own: set[str]) -> Iterable[Root]:
-    for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
-        yield Root(folder, "" if os.path.dirname(folder) in own else folder.name)
+def _different(folders: Iterable[Path]) -> Iterable[Path]:
+    return dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders)
+
+
+def bounded(roots: Roots, also: Iterable[Path]) -> dict[Kind, tuple[Root, ...]]:
+    """With links allowed from each of them into every other, and into what else the user named."""
+    bounds = Bounds({*(root.path for found in roots.values() for root in found), *also})
+    return {kind: tuple(replace(root, bounds=bounds) for root in found) for kind, found in roots.items()}
+
+
+def as_roots(folders: Iterable[Path | Root]) -> tuple[Root, ...]:
+    """Each once."""
+    roots: dict[Path, Root] = {}
+    for folder in folders:
+        root = folder if isinstance(folder, Root) else Root(Path(os.path.abspath(folder)))
+        roots.setdefault(root.path, root)
+    bounds = Bounds(roots)
+    return tuple(root if root.bounds else replace(root, bounds=bounds) for root in roots.values())
+
+
+def places_in(
+    roots: Iterable[Root],
+    kind: Kind,
+    endings: tuple[str, ...],
+    is_whole: Callable[[Entries], bool] = lambda entries: False,
+) -> Iterator[tuple[Root, Place]]:
+    """All folders of these roots, none twice, with the files of this kind."""
+    seen: set[tuple[int, int]] = set()
+    for root in roots:
+        whole = is_whole if root.sorted_by is None else _is_diffusers
+        for place in places(root.path, endings, whole, root.enters or _always, root.bounds, seen):
+            if root.sorted_by is None or not (place.files or place.is_whole):
+                yield root, place
+            elif place.is_whole:
+                if kind == "checkpoint":
+                    yield root, place
+            else:
+                paths = [Path(entry.path) for entry in place.files if entry.name not in place.outside]
+                kinds = root.sorted_by(paths)
+                files = [entry for entry in place.files if kinds.get(Path(entry.path)) == kind]
+                yield root, replace(place, files=files)
+
+
+def _is_diffusers(entries: Entries) -> bool:
+    return any(entry.name == INDEX for entry in entries)
+
+
+def _always(folder: str, name: str) -> bool:
+    return True

@@ -4,15 +4,14 @@ they do is modules/postprocess and modules/generation."""
 import logging
 import os
 import re
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from modules.library.header import Header, ModelFileError, open_regular, printable, read_header, sniff
-from modules.library.walking import places
-from modules.runtime.paths import Paths, absolute
+from modules.library.roots import Root, as_roots, places_in
+from modules.library.walking import OUTSIDE
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +24,6 @@ LATENT_UPSCALE_MODES: Mapping[str, tuple[str, bool]] = {  # torch's interpolatio
     "Latent (nearest-exact)": ("nearest-exact", False),
 }
 PLAIN = ("None", "Lanczos", "Nearest")
-FLAGS = {  # folder below models/, and the flag that replaces it
-    "ESRGAN": "esrgan_models_path",
-    "RealESRGAN": "realesrgan_models_path",
-    "DAT": "dat_models_path",
-    "SwinIR": "swinir_models_path",
-    "ScuNET": "scunet_models_path",
-    "LDSR": "ldsr_models_path",
-}
 A1111_NAMES: Mapping[str, str] = {  # of files that A1111 downloads, by their stems in small letters
     "esrgan": "ESRGAN_4x",
     "realesrgan_x4plus": "R-ESRGAN 4x+",
@@ -72,17 +63,24 @@ class Upscaler:
 class UpscalerLibrary:
     """`folders`: kind -> folders. Every call looks at the disk: there are few such files, and only headers are read."""
 
-    def __init__(self, folders: Mapping[str, Sequence[Path]]):
-        self._folders = folders
+    def __init__(self, folders: Mapping[str, Sequence[Path | Root]]):
+        self._roots = {kind: as_roots(found) for kind, found in folders.items()}
+
+    @classmethod
+    def of(cls, roots: Sequence[Root]) -> "UpscalerLibrary":
+        return cls({group: [root for root in roots if root.group == group] for group in (root.group for root in roots)})
 
     def list(self) -> tuple[Upscaler, ...]:
         """The plain ones, then the networks by name, as A1111 orders them. No name comes twice."""
         found: dict[str, Upscaler] = {}
-        for kind, folders in self._folders.items():
-            for folder in folders:
-                for path in (Path(entry.path) for place in places(folder, SUFFIXES) for entry in place.files):
-                    upscaler = _look_at(path, kind)
-                    name = upscaler.name if upscaler.name not in (*found, *PLAIN) else printable(path.name)
+        for kind, roots in self._roots.items():
+            for root, place in places_in(roots, "upscaler", SUFFIXES):
+                for entry in place.files:
+                    path = Path(entry.path)
+                    is_outside = entry.name in place.outside
+                    upscaler = _look_at(path, kind) if not is_outside else _named(path, kind, OUTSIDE)
+                    names = (upscaler.name, printable(path.name), printable(f"{root.label}/{path.name}"))
+                    name = next((name for name in names if name not in (*found, *PLAIN)), names[0])
                     found.setdefault(name, replace(upscaler, name=name))
         plain = [Upscaler(name) for name in PLAIN]
         return (*plain, *sorted(found.values(), key=lambda upscaler: upscaler.name.casefold()))
@@ -98,16 +96,6 @@ class UpscalerLibrary:
         if upscaler.problem:
             raise UnknownUpscaler(f"the upscaler {upscaler.name!r} cannot be used: {upscaler.problem}")
         return upscaler
-
-
-def folders_from(paths: Paths, flags: Namespace) -> dict[str, tuple[Path, ...]]:
-    """Where A1111's users keep them."""
-
-    def folder(kind: str, flag: str) -> Path:
-        value = getattr(flags, flag, None)
-        return absolute(value) if value else paths.models_dir / kind
-
-    return {kind: (folder(kind, flag),) for kind, flag in FLAGS.items()}
 
 
 def architecture(names: Mapping[str, tuple[int, ...]]) -> tuple[str, int] | None:
@@ -133,9 +121,13 @@ def shapes(header: Header) -> dict[str, tuple[int, ...]]:
     return {name: info.shape for name, info in header.tensors.items()}
 
 
-def _look_at(path: Path, kind: str) -> Upscaler:
+def _named(path: Path, kind: str, problem: str | None = None) -> Upscaler:
     name = A1111_NAMES.get(path.stem.casefold(), printable(path.stem))
-    upscaler = Upscaler(name, _scale_by_name(path.stem), path, kind)
+    return Upscaler(name, _scale_by_name(path.stem), path, kind, problem)
+
+
+def _look_at(path: Path, kind: str) -> Upscaler:
+    upscaler = _named(path, kind)
     try:
         if path.suffix.lower() == ".safetensors":
             found = architecture(shapes(read_header(path)))

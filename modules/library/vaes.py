@@ -14,7 +14,8 @@ from modules.library.cache import FileCache
 from modules.library.checkpoints import Checkpoint
 from modules.library.hashes import Fingerprint
 from modules.library.header import ModelFileError, printable
-from modules.library.walking import natural, places
+from modules.library.roots import Root, as_roots, places_in
+from modules.library.walking import OUTSIDE, natural
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,12 @@ class VaeFile:
     path: Path
     fingerprint: Fingerprint
     sha256: str | None = None  # where it is known
+    shown: str = ""  # with its folder, where another one has its name
 
     @property
     def name(self) -> str:
         """With its suffix: what settings and infotexts say."""
-        return printable(self.path.name)
+        return self.shown or printable(self.path.name)
 
     @property
     def shorthash(self) -> str | None:
@@ -53,8 +55,10 @@ class VaeFile:
 class VaeLibrary:
     """The VAEs of some folders, and those named NAME.vae.* among the checkpoints. Thread-safe."""
 
-    def __init__(self, folders: Sequence[Path], checkpoint_folders: Sequence[Path], cache: Path | FileCache):
-        self.folders, self.checkpoint_folders = tuple(folders), tuple(checkpoint_folders)
+    def __init__(
+        self, folders: Sequence[Path | Root], checkpoint_folders: Sequence[Path | Root], cache: Path | FileCache
+    ):
+        self.roots, self.checkpoint_roots = as_roots(folders), as_roots(checkpoint_folders)
         self._cache = cache if isinstance(cache, FileCache) else FileCache(cache)
         self._lock = threading.Lock()
         self._found: dict[str, VaeFile] | None = None
@@ -66,7 +70,11 @@ class VaeLibrary:
         return self._listed
 
     def refresh(self) -> tuple[VaeFile, ...]:
-        found = {file.name: file for file in self._scan()}
+        found: dict[str, VaeFile] = {}
+        for label, file in self._scan():
+            if label and file.name in found:  # of two in our own folders the last counts, as in A1111
+                file = replace(file, shown=f"{label}/{file.name}")
+            found[file.name] = file
         with self._lock:
             self._found = {name: found[name] for name in sorted(found, key=natural)}
             self._listed = tuple(self._found.values())
@@ -123,12 +131,14 @@ class VaeLibrary:
         named = {own.casefold(): file for own, file in files.items()}
         return named.get(wanted) or {os.path.splitext(own)[0]: file for own, file in named.items()}.get(wanted)
 
-    def _scan(self) -> Iterator[VaeFile]:
-        for folders, endings in ((self.checkpoint_folders, BESIDE), (self.folders, SUFFIXES)):
-            for folder in folders:
-                for entry in (entry for place in places(folder, endings) for entry in place.files):
+    def _scan(self) -> Iterator[tuple[str, VaeFile]]:
+        for roots, endings in ((self.checkpoint_roots, BESIDE), (self.roots, SUFFIXES)):
+            for root, place in places_in(roots, "vae", endings):
+                for entry in place.files:
                     try:
-                        yield _file(Path(entry.path))
+                        if entry.name in place.outside:
+                            raise ModelFileError(Path(entry.path), OUTSIDE)
+                        yield root.label, _file(Path(entry.path))
                     except ModelFileError as error:
                         log.warning("%s", error)
 

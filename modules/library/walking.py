@@ -1,9 +1,10 @@
-"""Going through a folder of models: in the order in which people count, through links, into no folder twice."""
+"""Going through a folder of models: in the order in which people count, into no folder twice, and through links only
+where they lead into a folder that the user named."""
 
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +26,38 @@ class Place:
     entries: Entries  # all that is in it
     files: Entries  # those with one of the endings, in natural order
     is_whole: bool  # it is a model itself, and what lies in it is its own
+    outside: frozenset[str] = frozenset()  # names of the files that are links to elsewhere: not to be opened
+
+
+OUTSIDE = "is a link that leads out of the folders of models; start with --model-tree and the folder that it leads to"
+
+
+class Bounds:
+    """The folders that links may lead into: those that the user named, wherever they really are."""
+
+    def __init__(self, folders: Iterable[str | Path]):
+        self._real = tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders))
+
+    def hold(self, path: str) -> bool:
+        real = os.path.realpath(path)
+        return any(real == folder or real.startswith(folder.rstrip(os.sep) + os.sep) for folder in self._real)
 
 
 def places(
-    folder: str | Path, endings: tuple[str, ...], is_whole: Callable[[Entries], bool] = lambda entries: False
+    folder: str | Path,
+    endings: tuple[str, ...],
+    is_whole: Callable[[Entries], bool] = lambda entries: False,
+    enters: Callable[[str, str], bool] = lambda folder, name: True,
+    bounds: Bounds | None = None,
+    seen: set[tuple[int, int]] | None = None,
 ) -> Iterator[Place]:
     """The folder and all below it, a folder before those in it. `endings`: of file names, in lower case; white space
-    after them does not count. A folder that cannot be listed is told in the log and left out, one that is not there is
-    nothing."""
-    seen: set[tuple[int, int]] = set()
+    after them does not count, and names that begin with a dot are none. `enters`: whether a folder is gone into, by
+    that in which it lies and its name. `bounds`: where links may lead, by default into this folder. `seen`: folders
+    that are not gone into again, by device and inode. A folder that cannot be listed is told in the log and left out,
+    one that is not there is nothing."""
+    seen = set() if seen is None else seen
+    bounds = bounds or Bounds([folder])
     stack = [(os.fspath(folder), 0)]
     while stack:
         here, depth = stack.pop()
@@ -52,13 +76,20 @@ def places(
         if depth and is_whole(entries):
             yield Place(here, entries, (), is_whole=True)
             continue
-        files, folders = [], []
+        files, folders, outside = [], [], set()
         for entry in entries:
-            if entry.name.lower().rstrip().endswith(endings):
+            is_file = entry.name.lower().rstrip().endswith(endings)
+            if is_file and not entry.name.startswith("."):
                 files.append(entry)
-            elif _is_folder(entry):
-                folders.append(entry)
-        yield Place(here, entries, sorted(files, key=lambda entry: natural(entry.name)), is_whole=False)
+                if entry.is_symlink() and not bounds.hold(entry.path):
+                    outside.add(entry.name)
+            elif not is_file and _is_folder(entry) and enters(here, entry.name):
+                if entry.is_symlink() and not bounds.hold(entry.path):
+                    log.warning("the folder %s %s", printable(entry.path), OUTSIDE)
+                else:
+                    folders.append(entry)
+        files.sort(key=lambda entry: natural(entry.name))
+        yield Place(here, entries, files, False, frozenset(outside))
         folders.sort(key=lambda entry: natural(entry.name), reverse=True)
         stack += [(below.path, depth + 1) for below in folders]
 

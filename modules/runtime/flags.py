@@ -230,6 +230,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--models-dir", "folder with Stable-diffusion/, VAE/, Lora/, …; made if missing", "path"),
         Flag("--ckpt-dir", "one more folder with checkpoints", "path"),
         Flag("--ckpt", "the checkpoint to begin with", "path"),
+        Flag(
+            "--model-tree", "models of another program, in place: its folder, a .yaml of ComfyUI, huggingface", "texts"
+        ),
+        Flag("--forge-ref-a1111-home", "the same, by Forge's name: the folder of an A1111", "path"),
+        Flag("--controlnet-dir", "one more folder with ControlNets", "path"),
+        Flag("--text-encoder-dir", "one more folder with text encoders", "path"),
         Flag("--ui-settings-file", "the settings' file instead of config.json in the data folder", "path"),
         Flag("--vae-dir", "one more folder with VAEs", "path"),
         Flag("--vae-path", "the VAE to use", "path"),

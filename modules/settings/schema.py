@@ -466,6 +466,9 @@ class System(Section):
     auto_launch_browser: Literal["Disable", "Local", "Remote"] = setting(
         "Local", "Open the browser at the start.", effective=False
     )
+    model_trees: list[str] = setting(
+        [], "Folders of other programs whose models are used in place, as --model-tree.", path=True
+    )
     list_hidden_files: bool = setting(True, "List models in folders whose name starts with a dot.", effective=False)
     disabled_extensions: list[str] = setting([], "Extensions that are switched off.", security=True, effective=False)
     disable_all_extensions: Literal["none", "extra", "all"] = setting(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from modules.diffusion.names import SAMPLER_INFOS, SCHEDULE_INFOS
-from modules.library.upscalers import LATENT_UPSCALE_MODES, UpscalerLibrary, folders_from
+from modules.library.upscalers import LATENT_UPSCALE_MODES
 from modules.library.vaes import AUTOMATIC, NONE
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def selected(app: "App") -> "Checkpoint | None":
 
 def upscalers(app: "App") -> list[str]:
     """For hires fix: on the latent, plain, and the networks that can be used."""
-    library = UpscalerLibrary(folders_from(app.paths, app.flags))
-    return [*LATENT_UPSCALE_MODES, *(one.name for one in library.list() if one.problem is None)]
+    return [*LATENT_UPSCALE_MODES, *(one.name for one in app.upscalers.list() if one.problem is None)]
 
 
 def vaes(app: "App") -> list[str]:

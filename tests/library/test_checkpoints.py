@@ -190,7 +190,18 @@ def test_loops_of_links_end(library: CheckpointLibrary, folder: Path, tmp_path: 
     (folder / "b").symlink_to(folder / "a")
     model(tmp_path / "elsewhere" / "y.safetensors")
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
-    assert names(library) == ["linked/y.safetensors", "sub/x.safetensors"]
+    assert names(library) == ["sub/x.safetensors"]
+    named = CheckpointLibrary([folder, tmp_path / "elsewhere"], tmp_path / "more.db")
+    assert names(named) == ["linked/y.safetensors", "sub/x.safetensors"]
+
+
+def test_a_link_out_of_the_folders_is_told_and_not_opened(library: CheckpointLibrary, folder: Path, tmp_path: Path):
+    model(tmp_path / "elsewhere" / "y.safetensors")
+    (folder / "y.safetensors").symlink_to(tmp_path / "elsewhere" / "y.safetensors")
+    (folder / "inside.safetensors").symlink_to(model(folder / "sub" / "x.safetensors"))
+    found = {checkpoint.name: checkpoint.problem for checkpoint in library.refresh()}
+    assert "leads out" in str(found.pop("y.safetensors")) and "--model-tree" in str(problem(library, "y.safetensors"))
+    assert found == {"inside.safetensors": None, "sub/x.safetensors": None}
 
 
 def test_hashes_are_kept_until_the_file_changes(

@@ -1,15 +1,12 @@
 import json
-import os
 import struct
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from modules.library.header import ModelFileError
-from modules.library.networks import Kind, NetworkLibrary, folders_from
-from modules.runtime.paths import Paths
+from modules.library.networks import Kind, NetworkLibrary
 
 
 def save(path: Path, metadata: dict[str, str] | None = None, tensors: int = 1) -> Path:
@@ -178,16 +175,3 @@ def test_a_file_that_has_gone_has_no_hash(tmp_path: Path):
     path.unlink()
     with pytest.raises(ModelFileError, match="not there any more"):
         shelf.hash(file)
-
-
-def test_folders(tmp_path: Path):
-    paths = Paths(tmp_path, tmp_path, tmp_path / "models", tmp_path / "d", tmp_path / "c", tmp_path / "j")
-    usual = folders_from(paths, Namespace(lora_dir=None, lyco_dir_backcompat=None, embeddings_dir=None))
-    assert usual == {
-        "lora": (tmp_path / "models/Lora", tmp_path / "models/LyCORIS"),
-        "embedding": (tmp_path / "embeddings", tmp_path / "models/embeddings"),
-        "hypernetwork": (tmp_path / "models/hypernetworks",),
-    }
-    flags = Namespace(lora_dir="mine", embeddings_dir=str(tmp_path), hypernetwork_dir="h")
-    given = folders_from(paths, flags)
-    assert given["lora"][0] == Path(os.path.abspath("mine")) and given["embedding"] == (tmp_path,)

@@ -1,17 +1,16 @@
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from modules.library.upscalers import FLAGS, LATENT_UPSCALE_MODES, UnknownUpscaler, UpscalerLibrary, folders_from
-from modules.runtime.paths import Paths
+from modules.library.roots import UPSCALERS
+from modules.library.upscalers import LATENT_UPSCALE_MODES, UnknownUpscaler, UpscalerLibrary
 
 
 def library(folder: Path) -> UpscalerLibrary:
-    return UpscalerLibrary({kind: (folder / kind,) for kind in FLAGS})
+    return UpscalerLibrary({kind: (folder / kind,) for kind in UPSCALERS})
 
 
 def test_the_plain_ones_are_always_there(tmp_path: Path, golden: Path):
@@ -47,9 +46,3 @@ def test_files_go_by_a1111s_names_and_say_why_they_cannot_be_used(tmp_path: Path
 def test_unknown_names_get_a_hint(tmp_path: Path):
     with pytest.raises(UnknownUpscaler, match="no upscaler 'Lancsos'; did you mean 'Lanczos'"):
         library(tmp_path).find("Lancsos")
-
-
-def test_folders_are_a1111s(tmp_path: Path):
-    paths = Paths(*[tmp_path] * 6)
-    folders = folders_from(paths, Namespace(swinir_models_path="/elsewhere"))
-    assert folders["ESRGAN"] == (tmp_path / "ESRGAN",) and folders["SwinIR"] == (Path("/elsewhere"),)

@@ -34,7 +34,8 @@ def test_defaults_types_ranges_and_infotext_names_are_those_of_a1111():
         pytest.skip(f"no facts at {FACTS}")
     with FACTS.open(encoding="utf-8", newline="") as file:
         rows = {row["key"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
-    ours_alone = {"ddpm_variance", "step_caching", "civitai_api_key", "huggingface_token"}  # A1111 has none of them
+    # A1111 has none of these
+    ours_alone = {"ddpm_variance", "step_caching", "civitai_api_key", "huggingface_token", "model_trees"}
     # Theirs opens URLs that a request names; theirs keeps one checkpoint, and has no 0 for "as many as fit".
     ours_on_purpose = {"api_enable_requests", "sd_checkpoints_limit"}
     for key, info in SETTINGS.items():
@@ -131,7 +132,8 @@ def test_paths_and_security_are_not_for_http():
             refuse_protected({"randn_source": "CPU", key: "/etc"})
         assert caught.value.protected and caught.value.key == key
     refuse_protected({"randn_source": "CPU", "unknown": 1})
-    assert all(info.path == key.startswith("outdir_") for key, info in SETTINGS.items())
+    paths = {key for key, info in SETTINGS.items() if info.path}
+    assert paths == {key for key in SETTINGS if key.startswith("outdir_")} | {"model_trees"}
 
 
 def test_secrets_are_told_to_nobody():
