@@ -12,6 +12,7 @@ from modules.web.checkpoints import bind_checkpoint_choice, checkpoint_choice
 from modules.web.form import Form
 from modules.web.img2img import img2img_tab
 from modules.web.merger import merger_tab
+from modules.web.models import models_tab
 from modules.web.parts import slot
 from modules.web.png_info import png_info_tab
 from modules.web.quicksettings import bind_quick_settings, quick_settings
@@ -61,6 +62,8 @@ def build_page(app: "App") -> tuple[gr.Blocks, list[Form]]:
                 img2img, _ = img2img_tab(app, checkpoint)
             with gr.Tab("PNG Info", id="pnginfo", elem_id="tab_pnginfo"):
                 png_info_tab()
+            with gr.Tab(text("models.tab"), id="models", elem_id="tab_models"):
+                models_tab()
             with gr.Tab(text("merger"), id="modelmerger", elem_id="tab_modelmerger"):
                 merger_tab(app)
         forms = [form, img2img]

@@ -31,6 +31,7 @@ YEAR = "public, max-age=31536000, immutable"  # for addresses that carry a hash 
 # Scripts that tabs ask for when they are opened.
 LATER = (
     "canvas.js",
+    "downloads.js",
     "foreign.js",
     "img2img.js",
     "inputs.js",

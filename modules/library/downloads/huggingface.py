@@ -18,6 +18,7 @@ ENDPOINT = "https://huggingface.co"
 INDEX = "model_index.json"
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # nothing here needs them
 MOST_FILES = 300
+GATED = "its terms have to be accepted on its page first, and your key be in the settings"
 _WEIGHTS = re.compile(
     r"(?P<stem>(diffusion_pytorch_)?(pytorch_)?model)(\.(?P<before>[a-z]\w*))?(?P<shard>-\d{5}-of-\d{5})?"
     r"(\.(?P<after>[a-z]\w*))?\.(?P<suffix>safetensors|bin)"
@@ -172,7 +173,7 @@ def _found(about: dict[str, Any], wanted: HubModel, choices: tuple[Choice, ...])
         words=(words.strip()[:500],) if isinstance(words, str) and words.strip() else (),
         page=f"{ENDPOINT}/{wanted.repository}",
         licence=(f"licence: {licence[:100]}",) if isinstance(licence, str) else (),
-        notes=("its terms have to be accepted on its page first, and your key be in the settings",) if gated else (),
+        notes=(GATED,) if gated else (),
     )
 
 

@@ -11,6 +11,7 @@ from modules.library.downloads.reach import Answer, Reach
 from modules.library.header import MAX_HEADER_BYTES, header_from, sniff
 
 FIRST = 256 * 1024  # bytes
+ODD_ENDING = "its ending is none of a model's"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def peek(reach: Reach, file: RemoteFile) -> Peek:
     if not name:
         raise DownloadError("neither the link nor the server says what the file is called; give it a name")
     if not is_model(name):
-        return Peek(file, note="its ending is none of a model's")
+        return Peek(file, note=ODD_ENDING)
     problem = sniff(start[:512])
     if suffix_of(name) == ".gguf":
         return Peek(file, "unet" if start.startswith(b"GGUF") else "")

@@ -71,7 +71,8 @@ class Downloads:
             return known
         found = find(self.reach, text, self.hubs, file)
         with self._lock:
-            self._found[key] = (time.monotonic(), found)
+            for asked in (file, found.chosen):  # that it was looked at without being named
+                self._found[text.strip(), asked] = (time.monotonic(), found)
             while len(self._found) > 32:
                 self._found.popitem(last=False)
         return found

@@ -5,6 +5,7 @@ import { language, onLanguage, say, setLanguage } from "./locale.js";
 import { remind } from "./problems.js";
 import { unfinished } from "./runs.js";
 
+const OF_HEADER = ["checkpoint", "vae"]; // kinds whose lists stand there
 const THEME = "easel.theme";
 const system = matchMedia("(prefers-color-scheme: dark)");
 let model = { state: "starting", text: "" };
@@ -18,6 +19,7 @@ export function showHeader() {
   on("model", (event) => ((model = event), draw()));
   on("changed", countSoon);
   on("open", countSoon);
+  on("models", ({ kinds }) => kinds.some((kind) => OF_HEADER.includes(kind)) && document.getElementById("refresh_sd_model_checkpoint")?.click());
   onLanguage(draw);
   system.addEventListener("change", applyTheme);
   new MutationObserver(applyTheme).observe(document.body, { attributeFilter: ["class"] }); // Gradio has ideas of its own

@@ -18,6 +18,7 @@ import { showViewer } from "./viewer.js";
 
 // Tabs are built when they are opened, and bring their scripts then (LATER in shell.py).
 const BRINGERS = {
+  downloads: async () => (await import("./downloads.js")).bindDownloads,
   "png-info": async () => (await import("./png_info.js")).bindDrop,
   merger: async () => (await import("./merger.js")).bindMerger,
   send: async () => (await import("./sending.js")).bindSending,
