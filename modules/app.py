@@ -130,6 +130,7 @@ class App:
             self.worker.between_jobs,
             self.report,
             lambda: (self.model_status.state, self.model_status.text),
+            partial(self.look_again, "checkpoint"),
         )
 
     def _torch_engine(self) -> Engine:

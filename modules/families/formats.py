@@ -19,6 +19,7 @@ from modules.runtime.archive import PickleError
 from modules.runtime.pickles import load_pickle
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+MAPPED_ANEW = 128 * 2**20  # bytes
 _NAMES = {dtype: name for table in (DTYPES, INTEGERS) for name, dtype in table.items()}
 
 
@@ -89,6 +90,13 @@ class PickledFile(Weights):
     def __init__(self, path: Path, header: Header, tensors: Mapping[str, Tensor]):
         super().__init__(path, header)
         self._tensors = tensors
+        self._done = 0  # bytes that nobody needs any more
+
+    def done_with(self, name: str) -> None:
+        """PyTorch maps the whole file: its pages go when it is mapped anew."""
+        self._done += self._tensors[name].nbytes
+        if self._done > MAPPED_ANEW:
+            self._tensors, self._done = _load(self.path), 0
 
     def _stored(self, name: str, info: TensorInfo, dtype: torch.dtype, device: torch.device) -> Tensor:
         return self._tensors[name].detach()

@@ -142,7 +142,7 @@ class Merge:
 
 class Merges:
     """`between_jobs` runs what it is given on the worker's thread; `report` takes what the program does now and how
-    far it is, `status` gives what it did before."""
+    far it is, `status` gives what it did before, `finished` is called when a new checkpoint is there."""
 
     def __init__(
         self,
@@ -153,10 +153,12 @@ class Merges:
         between_jobs: Callable[[Callable[[Ends], None]], None],
         report: Callable[..., None],
         status: Callable[[], tuple[str, str]],
+        finished: Callable[[], None],
     ):
         self.folder = folder
         self._library, self._vaes, self._bus = library, vaes, bus
         self._between_jobs, self._report, self._status = between_jobs, report, status
+        self._finished = finished
         self._lock = threading.Lock()
         self._merges: dict[str, Merge] = {}
 
@@ -307,7 +309,7 @@ class Merges:
             if config:
                 config.unlink(missing_ok=True)
             raise
-        self._library.refresh()
+        self._finished()
         merge.checkpoint = next((one.title for one in self._library.list() if one.path == merge.target), None)
 
     def _parents(self, merge: Merge, headers: Sequence[Header], teller: "_Teller") -> list[Parent]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.checkpoints import vae_tensors
-from modules.families import ldm
+from modules.families import formats, ldm
 from modules.families.formats import header_of, vae_header
 from modules.families.loader import read_model
 from modules.families.merge import MergeError, MergePlan, Source, header_bytes, merge_plan, write
@@ -216,7 +216,7 @@ def test_a_vae_fills_the_place_of_one_that_is_not_there(abc: list[Path], tmp_pat
     read_model(path, FP32)
 
 
-def test_pickles_and_folders(abc: list[Path], tmp_path: Path) -> None:
+def test_pickles_and_folders(abc: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = tiny_parts("sd1", 5)
     folder = save_folder(tmp_path / "folder", "sd1", parts)
     single = load_file(save_tiny_of(tmp_path / "single.safetensors", "sd1", parts))
@@ -225,6 +225,13 @@ def test_pickles_and_folders(abc: list[Path], tmp_path: Path) -> None:
     found = load_file(merged(tmp_path / "x.safetensors", [tmp_path / "a.ckpt", folder]))
     assert all(torch.equal(found[name], weighted(a[name], single[name])) for name in single)
     assert torch.equal(found["turned"], torch.arange(6.0).view(2, 3).T)
+    mapped: list[Path] = []
+    load = formats._load
+    monkeypatch.setattr(formats, "_load", lambda path: mapped.append(path) or load(path))
+    monkeypatch.setattr(formats, "MAPPED_ANEW", 2**20)
+    again = load_file(merged(tmp_path / "y.safetensors", [tmp_path / "a.ckpt", folder]))
+    assert len(mapped) > 5  # its pages were given back in between
+    assert all(torch.equal(again[name], found[name]) for name in found)
 
 
 def test_names_without_text_model_and_position_ids(abc: list[Path], tmp_path: Path) -> None:
