@@ -176,7 +176,7 @@ def stops_after(count: int) -> Fault:
         handler.head(200, {"Content-Length": str(len(data)), "ETag": '"v1"'})
         handler.wfile.write(data[:count])
         handler.wfile.flush()
-        handler.hub.free.wait(20)
+        handler.hub.free.wait(120)
         handler.close_connection = True
 
     return fault
