@@ -315,7 +315,6 @@ class TorchEngine:
             embeddings=EmbeddingStore(app.networks),
             vae_for=partial(choose_vae, app),
             vaes=self._vaes,
-            at_hand=lambda name: self._holder.has(app.library.find(name)),
             conditionings=Conditionings(),
         )
 
@@ -342,4 +341,5 @@ class TorchEngine:
             return self._loaded(self.load(found, lambda fraction: watch(Progress("loading", loaded=fraction))), found)
 
         self._vaes.room = 1 + settings.sd_vae_checkpoint_cache
-        return self._generate(plan, self._shelf(load, identity), settings, watch)
+        shelf = self._shelf(load, identity, at_hand=lambda name: self._holder.has(identity(name)))
+        return self._generate(plan, shelf, settings, watch)

@@ -339,7 +339,11 @@ class Worker:
                 self._report("loading", f"reading {model.name} for its hash: {percent} %", percent / 100)
             teller.loading(None)
 
-        found = self._library.hashed(found, hashing)
+        try:
+            found = self._library.hashed(found, hashing)
+        finally:
+            if told >= 0:
+                self._report("ready", f"{model.name} is loaded when it is needed")
         if model.sha256:
             same = found.sha256 == model.sha256
         else:

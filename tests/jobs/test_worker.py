@@ -491,3 +491,24 @@ def test_a_run_is_closed_before_the_next_begins(start):
     for job in [submit(app), submit(app)]:
         assert wait_for_end(app, job.id).state == "failed"
     assert order == ["changed", "undone"] * 2
+
+
+def test_an_interrupt_ends_the_reading_of_a_hash(start, monkeypatch):
+    app = start(Painter(), "--skip-load-model-at-start")
+    begun, told = threading.Event(), []
+
+    def hashed(checkpoint, watch):
+        for part in range(10_000_000):
+            watch(part % 100, 100)
+            begun.set()
+        raise AssertionError("it was not ended")
+
+    monkeypatch.setattr(app.library, "hashed", hashed)
+    monkeypatch.setattr(app.worker, "_report", lambda *given: (told.append(given), app.report(*given)))
+    job = submit(app)
+    assert begun.wait(PATIENCE_S)
+    app.queue.interrupt(job.id)
+    ended = wait_for_end(app, job.id)
+    assert (ended.state, ended.error) == ("interrupted", None)
+    assert ("loading", "reading plain.safetensors for its hash: 7 %", 0.07) in told
+    assert app.model_status.state == "ready"
