@@ -42,6 +42,7 @@ from modules.library.roots import roots_from
 from modules.library.trees import trees_from, with_trees
 from modules.library.upscalers import UpscalerLibrary
 from modules.library.vaes import UnknownVae, VaeFile, VaeLibrary
+from modules.library.watching import Watcher
 from modules.prompt.attention import pieces
 from modules.prompt.styles import Style, StylesError, read_styles
 from modules.prompt.tokens import Tokenizer, count
@@ -104,6 +105,7 @@ class App:
         self.upscalers = UpscalerLibrary.of(roots["upscaler"])
         self.vaes = VaeLibrary(roots["vae"], roots["checkpoint"], files)
         self.models = Catalogue(self.library, self.vaes, self.networks, self.upscalers, roots, files)
+        self.watcher = Watcher(self.models, self.events.heard, self.tell_models)
         self.previews = Previews(paths.cache / "previews")
         self.downloads = self._downloads(hubs or hubs_from(os.environ), local, homes_from(roots))
         self.store = JobStore(paths.database)
@@ -169,10 +171,12 @@ class App:
         self.keeper.forget_old()
         self.merges.clean()
         self.worker.start()
+        self.watcher.start()
 
     def stop(self, timeout_s: float) -> bool:
         """Ends the worker after its present step and closes every event stream. False: the worker is still at it, its
         job is made again at the next start, and the process must end now."""
+        self.watcher.stop()
         self.events.close()
         self.downloads.close()
         ended = self.worker.stop(timeout_s)

@@ -112,6 +112,11 @@ class EventBus:
             with self._lock:
                 self._subscriptions.remove(subscription)
 
+    def heard(self) -> bool:
+        """Whether anybody listens at all."""
+        with self._lock:
+            return bool(self._subscriptions)
+
     def listening(self, job: str, client: str) -> bool:
         """Whether anybody would get this job's events."""
         probe = Event("probe", job=job, client=client)

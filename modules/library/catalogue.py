@@ -109,18 +109,18 @@ class Catalogue:
         return tuple(record for kind in kinds or KINDS for record in self._shelf(kind).records)
 
     def refresh(self, *kinds: Kind) -> None:
-        """Look at the folders again."""
-        with self._lock:
-            for kind in kinds or KINDS:
-                if kind == "checkpoint":
-                    self.checkpoints.refresh()
-                elif kind == "vae":
-                    self.vaes.refresh()
-                elif kind in components.KINDS:
-                    self.components.refresh(kind)
-                elif network := NETWORKS.get(kind):
-                    self.networks.refresh(network)
-                else:
+        """Look at the folders again. Lists can be asked for meanwhile: they are those of before."""
+        for kind in kinds or KINDS:
+            if kind == "checkpoint":
+                self.checkpoints.refresh()
+            elif kind == "vae":
+                self.vaes.refresh()
+            elif kind in components.KINDS:
+                self.components.refresh(kind)
+            elif network := NETWORKS.get(kind):
+                self.networks.refresh(network)
+            else:
+                with self._lock:
                     self._shelves.pop(kind, None)
 
     def page(self, wanted: Wanted) -> Page:

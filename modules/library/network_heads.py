@@ -42,6 +42,10 @@ def _safetensors(path: str, size: int, mtime_ns: int, kind: str) -> Looked:
         if size < 8 or 8 + length > size or length > MAX_HEADER_BYTES or start[8:9] != b"{":
             problem = sniff(start[:256]) or "damaged or incomplete, or no safetensors file; download it again"
             return Looked(size, mtime_ns, problem=problem)
+        missing = _missing(handle, start, length, size)
+        if missing:
+            problem = f"incomplete: {missing} bytes are missing; still downloading, or download it again"
+            return Looked(size, mtime_ns, problem=problem)
         content = facts.content_id(handle, size, start)
         os.lseek(handle, len(start), os.SEEK_SET)
         end = 8  # of the metadata
@@ -68,6 +72,21 @@ def _safetensors(path: str, size: int, mtime_ns: int, kind: str) -> Looked:
         stated_hash=_hash(metadata.get("sshs_model_hash")),
         facts=told,
     )
+
+
+def _missing(handle: int, start: bytes, length: int, size: int) -> int:
+    """Bytes that are not there yet, as the last tensors of the header tell."""
+    end = 8 + length
+    if end <= len(start):
+        last = start[max(8, end - LAST) : end]
+    else:
+        os.lseek(handle, end - LAST, os.SEEK_SET)
+        last = os.read(handle, LAST)
+    return max(0, end + max((int(found) for found in _ENDS.findall(last)), default=0) - size)
+
+
+LAST = 512  # bytes of a header
+_ENDS = re.compile(rb'"data_offsets":\s*\[\s*\d{1,15}\s*,\s*(\d{1,15})\s*\]')
 
 
 def _metadata(raw: bytes) -> dict[str, str]:

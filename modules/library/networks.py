@@ -4,6 +4,7 @@ reads the first bytes of new files only. Knows file names, headers' metadata and
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,6 +28,7 @@ SUFFIXES: Mapping[Kind, tuple[str, ...]] = {
     "hypernetwork": (".pt",),
 }
 IMAGES = (".png", ".webp", ".jxl", ".avif")  # an embedding may hide in a picture; most are previews
+LOOK_BUDGET_S = 3.0  # for the first look at new files in one scan: some twenty thousand; the rest waits for the next
 NEVER_ALIASES = frozenset({"none", "addams"})  # A1111 knows networks of these names by their file name only
 
 
@@ -138,14 +140,18 @@ class NetworkLibrary:
         before = self._shelves[kind].by_path if kind in self._shelves else {}
         by_path: dict[str, NetworkFile] = {}
         news: dict[str, Looked] = {}
+        deadline = time.monotonic() + LOOK_BUDGET_S
         for path, size, mtime_ns, is_outside in _files(self.roots.get(kind, ()), kind):
             old = before.get(path)
-            if old is not None and (old.size, old.mtime_ns) == (size, mtime_ns) and not old.problem:
+            is_known = old is not None and (old.size, old.mtime_ns) == (size, mtime_ns) and not old.problem
+            if old is not None and is_known and old.facts.content:
                 by_path[path] = old
                 continue
             looked = self._cache.get(path, size, mtime_ns)
             if is_outside:
                 looked = Looked(size, mtime_ns, problem=OUTSIDE)
+            elif looked is None and time.monotonic() > deadline:
+                looked = Looked(size, mtime_ns)  # the next scan looks at it
             elif looked is None:
                 looked = look_at(path, kind, size, mtime_ns)
                 if looked.problem is None:

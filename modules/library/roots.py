@@ -129,6 +129,12 @@ def places_in(
                 yield root, replace(place, files=files)
 
 
+def folders_below(root: Root) -> Iterator[str]:
+    """Every folder that files of it may lie in, itself too."""
+    for place in places(root.path, (), enters=root.enters or _always, bounds=root.bounds):
+        yield place.path
+
+
 def _is_diffusers(entries: Entries) -> bool:
     return any(entry.name == INDEX for entry in entries)
 

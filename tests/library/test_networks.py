@@ -147,6 +147,7 @@ def test_a_folder_linked_into_itself_is_entered_once(tmp_path: Path):
 def test_a_second_start_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for i in range(2000):
         save(tmp_path / "loras" / f"style{i // 100}" / f"net{i}.safetensors", {"ss_output_name": f"alias{i}"})
+    monkeypatch.setattr("modules.library.networks.LOOK_BUDGET_S", 60)
     first = library(tmp_path).list("lora")
 
     def never(*args: object) -> None:
