@@ -133,8 +133,9 @@ def scrubber_for(known: Known) -> Scrubber:
             folders = {**{absolute(word): HIDDEN for word in words}, **folders}
     for key, info in SETTINGS.items():
         value = getattr(known.settings, key)
-        if info.path and isinstance(value, str) and Path(value).is_absolute():
-            folders.setdefault(Path(value), HIDDEN)
-        elif isinstance(value, str) and SECRET_NAME.search(key):
-            secrets.add(value)
+        written = value if isinstance(value, list) else [str(value)]
+        if info.path:
+            folders = {**{Path(word): HIDDEN for word in written if Path(word).is_absolute()}, **folders}
+        elif info.secret or (info.type == "str" and SECRET_NAME.search(key)):
+            secrets |= set(written)
     return Scrubber(folders, secrets, os.environ)

@@ -48,13 +48,20 @@ def known(tmp_path, monkeypatch) -> Known:
     monkeypatch.setenv("HF_TOKEN", SECRETS["env"])
     flags = parse([*FLAGS, "--data-dir", str(home / "my data")])
     settings = Settings().with_overrides(
-        {"outdir_samples": f"/mnt/{USER}/canary-out", "samples_filename_pattern": "canary-pattern", "jpeg_quality": 81}
+        {
+            "outdir_samples": f"/mnt/{USER}/canary-out",
+            "samples_filename_pattern": "canary-pattern",
+            "jpeg_quality": 81,
+            "civitai_api_key": "canary-civitai-key",
+            "model_trees": [f"/srv/trees of {USER}"],
+        }
     )
     problems = [
         f"a file could not be used: {home}/my data/models/canary-folder/x.safetensors",
         f"no such file: '/mnt/{USER}/canary-out/picture 1.png' and /opt/canary-folder/thing.bin, see /canary-folder",
         rf"C:\Users\{USER}\canary-folder\y.ckpt and \\server\canary-share\z.ckpt",
         f"token={SECRETS['token']} and {SECRETS['hub']} and {SECRETS['env']} and {SECRETS['password']} of {USER}",
+        f"canary-civitai-key was refused for '/srv/trees of {USER}/q.bin'",
         f"/srv/{USER}/canary-vae/vae.pt and file:///home/canary/y.png",
     ]
     loaded = LoadedModel("starter.safetensors", "SD 1.x", 43_000_000, "0123456789")
@@ -67,7 +74,8 @@ def test_it_tells_what_a_report_needs(known):
     assert report["memory"]["total"] > report["memory"]["easel"] > 0 and report["processor"]["cores"] >= 1
     assert report["device"]["device"] == "cpu" and report["device"]["dtypes"]["unet"] in ("bfloat16", "float32")
     assert report["checkpoint"]["family"] == "SD 1.x"
-    assert report["settings"] == {"outdir_samples": "…", "samples_filename_pattern": "…", "jpeg_quality": 81}
+    hidden = ("outdir_samples", "samples_filename_pattern", "civitai_api_key", "model_trees")
+    assert report["settings"] == {"jpeg_quality": 81, **dict.fromkeys(hidden, "…")}
     words = [word for word in report["flags"] if "…" not in word]
     assert words == ["--port 7861", "--use-cpu all", "--medvram"]
     assert "--gradio-auth …" in report["flags"] and "--data-dir …" in report["flags"]
@@ -79,7 +87,7 @@ def test_no_secret_no_path_and_no_name(known, tmp_path):
     assert "canary.example.org" not in text
     assert str(tmp_path) not in text and str(Path.home()) not in text and "/mnt" not in text and "Users" not in text
     problems = json.loads(text)["problems"]
-    assert "<models>/…/x.safetensors" in problems[0] and len(problems) == 5
+    assert "<models>/…/x.safetensors" in problems[0] and len(problems) == 6
     assert "…/thing.bin" in problems[1] and "…/z.ckpt" in problems[2]
 
 

@@ -58,7 +58,7 @@ function rows(info, words) {
     ["sysinfo.device_memory", device?.memory ? [room(device.memory)] : []],
     ["sysinfo.dtypes", device ? [Object.entries(device.dtypes).map((pair) => pair.join(" ")).join(", ")] : []],
     ["sysinfo.attention", device?.attention ? [device.attention] : []],
-    ["sysinfo.memory_level", device?.memory_level ? [device.memory_level] : []],
+    ["sysinfo.memory_level", info.memory_plan?.plan ? [info.memory_plan.plan] : []],
     ["sysinfo.checkpoint", [checkpoint ? told(checkpoint) : info.model]],
     ["sysinfo.flags", [info.flags.join(" ") || "–"]],
     ["sysinfo.settings", settings(info.settings)],
