@@ -154,14 +154,12 @@ class Compatibility(Section):
 class ExtraNetworks(Section):
     key, title = "extra_networks", "Extra networks"
 
-    extra_networks_default_multiplier: float = setting(
-        1.0, "Weight that a card inserts.", ge=0, le=2, step=0.01, effective=False
-    )
+    extra_networks_default_multiplier: float = setting(1.0, "Weight that a card inserts.", ge=0, le=2, step=0.01)
     sd_lora: str = setting("None", "A LoRA that every prompt gets.")
     sd_hypernetwork: str = setting("None", "A hypernetwork that every prompt gets.")
     lora_functional: bool = setting(False, "Compute LoRAs beside the weights instead of adding them: slower.")
     lora_bundled_ti_to_infotext: bool = setting(True, "Hashes of embeddings inside of LoRAs go into the infotext.")
-    extra_networks_add_text_separator: str = setting(" ", "Text before an inserted network.", effective=False)
+    extra_networks_add_text_separator: str = setting(" ", "Text before an inserted network.")
     textual_inversion_add_hashes_to_infotext: bool = setting(True, "Hashes of embeddings go into the infotext.")
     lora_add_hashes_to_infotext: bool = setting(True, "Hashes of LoRAs go into the infotext.")
     lora_preferred_name: Literal["Alias from file", "Filename"] = setting(

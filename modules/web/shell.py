@@ -30,18 +30,21 @@ FOLDER = Path(__file__).parent
 YEAR = "public, max-age=31536000, immutable"  # for addresses that carry a hash of what they serve
 # Scripts that tabs ask for when they are opened.
 LATER = (
+    "browser.js",
     "canvas.js",
     "downloads.js",
     "foreign.js",
     "img2img.js",
     "inputs.js",
     "merger.js",
+    "model_details.js",
+    "model_use.js",
     "png_info.js",
     "sending.js",
     "strokes.js",
     "system_info.js",
 )
-SCRIPT_SETTINGS = ("canvas_", "send_")  # settings that the page's script reads
+SCRIPT_SETTINGS = ("canvas_", "send_", "extra_networks_")  # settings that the page's script reads
 MOST_HOSTS = 16  # names of this server whose document is kept
 ALLOWED = re.compile(
     r"/theme\.css|/config|/gradio_api/(run/predict|queue/join|queue/data|heartbeat/\w+|startup-events|app_id|cancel|reset)/?"

@@ -20,6 +20,7 @@ import { showViewer } from "./viewer.js";
 const BRINGERS = {
   downloads: async () => (await import("./downloads.js")).bindDownloads,
   "png-info": async () => (await import("./png_info.js")).bindDrop,
+  browser: async () => (await import("./browser.js")).bindBrowser,
   merger: async () => (await import("./merger.js")).bindMerger,
   send: async () => (await import("./sending.js")).bindSending,
   init: async () => void (await import("./img2img.js")), // bound with the rest of its tab

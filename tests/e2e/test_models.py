@@ -1,0 +1,123 @@
+"""The cards of the tab Models: found, used, described; foreign text stays text; by keyboard, in Chinese, narrow."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.e2e.conftest import CHROMIUM
+from tests.e2e.form import box
+from tests.e2e.test_downloads import MARKUP
+from tests.e2e.test_downloads import hub as hub
+from tests.e2e.test_downloads import open_page as open_page
+from tests.jobs.scene import checkpoint_file
+from tests.library.downloads.shelves import lora
+
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")]
+
+
+@pytest.fixture
+def loras(tmp_path: Path) -> Path:
+    """Seventy of them: more than come at once."""
+    folder = tmp_path / "models" / "Lora"
+    (folder / "styles").mkdir(parents=True)
+    for number in range(70):
+        place = folder / "styles" if number % 7 == 0 else folder
+        (place / f"ink {number:02}.safetensors").write_bytes(lora())
+    sidecar = {"activation text": "ink drawing", "preferred weight": 0.8, "notes": MARKUP, "theirs": 1}
+    (folder / "ink 01.json").write_text(json.dumps(sidecar))
+    Image.new("RGB", (64, 64), "red").save(folder / "ink 01.preview.png")
+    (folder / "broken.safetensors").write_bytes(b"<html>please log in</html>")
+    return folder
+
+
+def cards(page: Any, kind: str = "lora", search: str = "") -> Any:
+    """The cards that fit, once they are there."""
+    page.select_option("#easel_browser_tools [name=kind]", kind)
+    with page.expect_response(lambda answer: "/api/v1/models?" in answer.url and f"search={search}" in answer.url):
+        page.fill("#easel_browser_tools [name=search]", search)
+        page.locator("#easel_browser_tools [name=search]").dispatch_event("input")
+    page.wait_for_function("document.querySelectorAll('#easel_cards .card').length > 0")
+    return page.locator("#easel_cards .card")
+
+
+def said(page: Any, text: str) -> None:
+    page.wait_for_function(f"document.getElementById('easel_browser_told').textContent === {json.dumps(text)}")
+
+
+def test_a_click_puts_a_network_into_the_prompt_and_takes_it_out(open_page: Callable[..., Any], loras: Path) -> None:
+    page = open_page()
+    box(page, "prompt").evaluate("e => { e.value = 'a cat'; e.dispatchEvent(new Event('input')); }")
+    card = cards(page, search="01").first
+    page.wait_for_function("document.querySelector('#easel_cards img').naturalWidth > 0")
+    card.locator(".use").click()
+    said(page, "ink 01 was added to the prompt of txt2img")
+    assert box(page, "prompt").input_value() == "a cat <lora:ink 01:0.8> ink drawing"
+    card.locator(".use").click()
+    said(page, "ink 01 was taken out of the prompt of txt2img")
+    assert box(page, "prompt").input_value() == "a cat"
+
+
+def test_what_is_known_is_shown_as_text_and_notes_are_kept(open_page: Callable[..., Any], loras: Path) -> None:
+    page = open_page()
+    cards(page, search="01").first.locator(".use").focus()
+    page.keyboard.press("i")
+    page.wait_for_selector("#easel_model_details[open]")
+    dialog = page.locator("#easel_model_details")
+    assert dialog.locator("[name=notes]").input_value() == MARKUP
+    assert "SD 1.x" in dialog.locator(".look .facts").inner_text()
+    dialog.locator("[name=preferred_weight]").fill("0.5")
+    dialog.locator("[data-do=use]").click()
+    said(page, "ink 01 was added to the prompt of txt2img")
+    assert box(page, "prompt").input_value() == "<lora:ink 01:0.5> ink drawing"
+    kept = json.loads((loras / "ink 01.json").read_text())
+    assert (kept["preferred weight"], kept["notes"], kept["theirs"]) == (0.5, MARKUP, 1)
+
+
+def test_cards_come_as_they_are_needed_and_a_broken_file_says_why(open_page: Callable[..., Any], loras: Path) -> None:
+    page = open_page()
+    found = cards(page)
+    assert found.count() == 60
+    page.locator("#easel_browser_end").scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelectorAll('#easel_cards .card').length === 71")
+    broken = page.locator(".card", has_text="broken")
+    assert "HTML page" in (broken.text_content() or "")
+    broken.locator(".use").click()
+    page.wait_for_selector("#easel_model_details[open]")
+    assert not page.locator("#easel_model_details [data-do=use]").is_visible()
+    page.keyboard.press("Escape")
+    page.select_option("#easel_browser_tools [name=folder]", "styles")
+    page.wait_for_function("document.querySelectorAll('#easel_cards .card').length === 10")
+    page.locator("#easel_browser [data-do=duplicates]").click()
+    page.wait_for_function("document.getElementById('easel_browser_told').textContent.startsWith('More than once: 1;')")
+
+
+def test_a_checkpoint_is_chosen_by_its_card(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    checkpoint_file(tmp_path / "models" / "Stable-diffusion" / "other.safetensors", shape=8)
+    page = open_page()
+    cards(page, "checkpoint").filter(has_text="other").locator(".use").click()
+    said(page, "other is chosen")
+    page.wait_for_function("document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('other')")
+    end = "fetch('sdapi/v1/options').then(a => a.json()).then(o => o.sd_model_checkpoint.startsWith('other'))"
+    page.wait_for_function(end)
+
+
+def test_keyboard_chinese_and_a_narrow_window(open_page: Callable[..., Any], loras: Path) -> None:
+    page = open_page()
+    page.set_viewport_size({"width": 760, "height": 900})
+    page.locator("#easel_language").click()
+    found = cards(page)
+    found.first.locator(".use").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.querySelector('b').textContent") == "ink 00"
+    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#easel_model_details[open]")  # the first is the broken one
+    assert page.locator("#easel_model_details [data-do=close]").inner_text() == "关闭"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 760
+    assert page.locator("#easel_browser_end").inner_text() == "71 个中的 60 个"
