@@ -13,9 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
-from modules.families.footprint import DECODER, ENCODER, UNET_WITH_ATTENTION, UNET_WITHOUT, Footprint, footprint_of
+from modules.families.footprint import UNET_WITH_ATTENTION, UNET_WITHOUT, Footprint, footprint_of
 from modules.families.hints import config_of
 from modules.families.levels import Work, choose, rungs
+from modules.families.vae import DECODER, ENCODER
 from modules.runtime.device import Placement
 from modules.runtime.memory import GIB, Counting
 

@@ -92,6 +92,7 @@ class App:
         self.paths, self.flags, self.recent_problems = paths, flags, recent_problems
         self.device: DeviceFacts | None = None  # told by the engine, once torch is there
         self.loaded: LoadedModel | None = None
+        self.memory_plan: Callable[[], dict[str, object]] = dict  # how the last run was fitted into memory
         self.events = EventBus()
         self.model_status = ModelStatus("starting", "starting")
         self.settings = SettingsStore(paths.config)
@@ -285,13 +286,16 @@ class TorchEngine:
         imports.scan_transformers_once()
         with imports.no_collections():
             from modules.families.holder import Keeping, ModelHolder
+            from modules.families.levels import least_level
             from modules.families.networks.embeddings import EmbeddingStore
+            from modules.families.residence import Residence
             from modules.families.vae_choice import VaeShelf
             from modules.generation.engine import generate
             from modules.generation.prompts import Conditionings
             from modules.generation.shelf import Loaded, Shelf
             from modules.postprocess.upscale import Upscalers
             from modules.runtime.device import placement_from
+            from modules.runtime.memory import Memory
             from modules.runtime.torch_facts import device_facts
 
         placement = placement_from(flags)
@@ -305,7 +309,9 @@ class TorchEngine:
             )
             return Keeping(most, settings.sd_checkpoints_keep_in_cpu)
 
-        self._holder = ModelHolder(placement, partial(report, "loading"), keeping)
+        residence = Residence(Memory(placement.device), partial(least_level, flags))
+        app.memory_plan = residence.facts
+        self._holder = ModelHolder(placement, partial(report, "loading"), keeping, place=residence.home_for)
         self._vaes = VaeShelf()
         self._generate, self._library = generate, app.library
         enlargers = Upscalers(app.upscalers, placement.device)
@@ -319,6 +325,7 @@ class TorchEngine:
             embeddings=EmbeddingStore(app.networks),
             vae_for=partial(choose_vae, app),
             vaes=self._vaes,
+            residence=residence,
             conditionings=Conditionings(),
         )
 

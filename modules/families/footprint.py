@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from modules.families.latent import LatentModel
+from modules.families.vae import DECODER, ENCODER
 from modules.runtime.device import Placement
 
-# The most that lives at once in a call, in elements, as multiples of the width of the network's first level: of a UNet
-# for each cell of each row, of a VAE for each pixel. Measured with tensors of true sizes (docs/benchmarks.md). What
-# convolutions borrow for themselves is not in it.
+# The most that lives at once in a call, in elements for each cell of each row, as multiples of the width of the
+# network's first level. Measured with tensors of true sizes (docs/benchmarks.md). What convolutions borrow for
+# themselves is not in it.
 UNET_WITH_ATTENTION = 26  # on its first level, as SD 1.x and 2.x have it
 UNET_WITHOUT = 15.75  # SDXL
-DECODER = 6
-ENCODER = 5.03  # 5, and a little at small sizes
+SENT = "attn2.to_k"
 
 
 @dataclass(frozen=True)
 class Footprint:
     unet: int  # weights
-    unet_at_once: int  # of them, when they are streamed: the two largest layers, one at work and one on its way
+    # Of them, when they are streamed: the two largest layers, one at work and one on its way; and those that make keys
+    # of the prompt, which are sent ahead at every step though their results are kept (families/attention.py).
+    unet_at_once: int
     text: int  # weights of all text encoders
     largest_text: int  # of the largest one
     vae: int
@@ -43,7 +45,8 @@ def footprint_of(model: LatentModel) -> Footprint:
     attends = "Attn" in unet.config.down_block_types[0]
     return Footprint(
         unet=size_of(unet),
-        unet_at_once=sum(layers[-2:]),
+        unet_at_once=sum(layers[-2:])
+        + sum(size_of(part) for name, part in unet.named_modules() if name.endswith(SENT)),
         text=sum(text),
         largest_text=max(text, default=0),
         vae=size_of(vae),

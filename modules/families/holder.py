@@ -5,7 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,7 +41,12 @@ Key = tuple[Path, Fingerprint, Path | None, int, Placement]
 class Kept:
     checkpoint: Checkpoint
     model: Model
-    at: torch.device
+
+    @property
+    def at(self) -> torch.device:
+        """Where it is, as a whole or mostly: it moves while it works (residence.py)."""
+        weight: torch.Tensor = next(self.model.components["unet"].parameters())
+        return weight.device
 
     @property
     def size(self) -> int:
@@ -60,11 +65,14 @@ class ModelHolder:
         host: Memory | None = None,
         device: Memory | None = None,
         families: tuple[Family, ...] = FAMILIES,
+        place: Callable[[int, str], torch.device] | None = None,
     ):
+        """`place`: where a model of so many bytes, of the family of that name, is loaded to; None: to the device."""
         self.placement = placement
         self._report, self._keeping, self._families = report, keeping, families
         self.host = host or Memory(MAIN)
         self.device = device or (Memory(placement.device) if placement.device != MAIN else self.host)
+        self._place = place or (lambda size, family: placement.device)
         self._kept: OrderedDict[Key, Kept] = OrderedDict()  # the longest unused first
         self._at_work: Key | None = None
 
@@ -79,7 +87,7 @@ class ModelHolder:
         if kept := self._kept.get(key):
             self._kept.move_to_end(key)
             self._keep_to_limits(0, key)
-            self._move(kept, self.placement.device)
+            self._move(kept, self._place(kept.size, kept.model.family) if kept.at == MAIN else kept.at)
             log.info("switched to %s, which was in memory, in %.3f s", name_of(checkpoint), time.monotonic() - started)
         else:
             kept = self._kept[key] = self._load(checkpoint, watch)
@@ -126,13 +134,15 @@ class ModelHolder:
         told = Told(checkpoint, header, self._report, watch)
         report = Report(told.part, told.read)
         try:
-            model = read_model(checkpoint.path, self.placement, checkpoint.config, report, self._families, header)
+            home = self._place(size_in(header, self.placement), family_of(header, self._families))
+            placement = replace(self.placement, home=home)
+            model = read_model(checkpoint.path, placement, checkpoint.config, report, self._families, header)
         except BaseException:
             self._tidy()  # what was half there
             raise
         took = time.monotonic() - started
         log.info("loaded %s (%s) on %s in %.2f s", name_of(checkpoint), model.family, self.placement, took)
-        return Kept(checkpoint, model, self.placement.device)
+        return Kept(checkpoint, model)
 
     def _key(self, checkpoint: Checkpoint) -> Key:
         """Raises ModelFileError for a file that is not the same any more. What was loaded of it is let go."""
@@ -207,7 +217,6 @@ class ModelHolder:
         if kept.at != device:
             for network in kept.model.components.values():
                 network.to(device)
-            kept.at = device
             self._tidy()
 
     def _tidy(self) -> None:
@@ -249,6 +258,10 @@ class Told:
     def _tell(self, now: float) -> None:
         self._last = now, int(100 * self._fraction)
         self._report(f"{self._text}: {self._part}, {self._last[1]} %", self._fraction)
+
+
+def family_of(header: Header, families: tuple[Family, ...]) -> str:
+    return next((family.name for family in families if family.matches(header)), "")
 
 
 def is_used(name: str) -> bool:

@@ -1,11 +1,13 @@
 """Which ways there are to fit a run into memory, fastest first, and which of them fits. Pure numbers, in bytes, pixels
 and rows: nothing here touches a device."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from modules.families.footprint import Footprint
+from modules.families.vae import TILES, WORKSPACE
 from modules.runtime.memory import GIB, MIB
 
 # Where the weights are: all on the device; only those of the part that works; of the UNet only the layer that works.
@@ -17,10 +19,8 @@ TITLES: dict[Level, str] = {
     "streamed": "UNet streamed, parts moved in turn",
 }
 
-TILES = (96, 64, 32)  # cells of a latent in each direction that the VAE may do at once, when not all
-# What convolutions and matrix products borrow, and what is lost between tensors: not in the measured formula.
-WORKSPACE = 1.15  # × what is computed with
 RESERVE = 200 * MIB
+MOST = 1_000_000
 KEPT = 3 * 3 * 4  # bytes a pixel of the finished pictures: RGB in float32, three times while they are joined
 
 
@@ -50,6 +50,13 @@ class MemoryPlan:
         said += [f"UNet {self.rows} at once"] if self.rows else []
         said += [f"VAE in tiles of {self.tile * 8} pixels"] if self.tile else []
         return ", ".join(said)
+
+
+def least_level(flags: Namespace, family: str) -> Level:
+    """What --lowvram, --medvram and --medvram-sdxl ask for; without them, whatever fits."""
+    if flags.lowvram:
+        return "streamed"
+    return "in turn" if flags.medvram or (flags.medvram_sdxl and family.startswith("SDXL")) else "whole"
 
 
 def rungs(footprint: Footprint, work: Work, factor: int, moves: bool, least: Level = "whole") -> list[MemoryPlan]:
@@ -99,6 +106,18 @@ def vae_peak(footprint: Footprint, width: int, height: int, tile: int | None, fa
     return max(footprint.decode_pixel, footprint.encode_pixel if encodes else 0) * at_once + joined
 
 
+def lower(plans: Sequence[MemoryPlan], below: MemoryPlan) -> list[MemoryPlan]:
+    """What is left to try after `below` has failed: nothing of it grows again. `below` may be of another model."""
+
+    def place(plan: MemoryPlan) -> tuple[int, int, int]:
+        return LEVELS.index(plan.level), -(plan.tile or MOST), -(plan.rows or MOST)
+
+    def grows(plan: MemoryPlan) -> bool:
+        return (plan.tile or MOST) > (below.tile or MOST) or (plan.rows or MOST) > (below.rows or MOST)
+
+    return [plan for plan in plans if place(plan) > place(below) and not grows(plan)]
+
+
 def choose(plans: Sequence[MemoryPlan], available: int) -> MemoryPlan | None:
     """The fastest that fits; else the last, if it may yet do; None: it takes more than there is."""
     fits = next((plan for plan in plans if plan.needed <= available), None)
@@ -107,5 +126,6 @@ def choose(plans: Sequence[MemoryPlan], available: int) -> MemoryPlan | None:
     return fits
 
 
-def gib(size: int) -> str:
-    return f"{size / GIB:.1f} GB"
+def spoken(size: int) -> str:
+    """Bytes, for people."""
+    return f"{size / GIB:.1f} GB" if size >= GIB / 10 else f"{size / MIB:.0f} MB"

@@ -93,7 +93,7 @@ def prediction_of(header: Header, hints: Hints, unet: Any, placement: Placement)
 def prediction_by_trial(unet: Any, placement: Placement) -> Prediction:
     """A1111's trial: shown one grey value at the noisiest step, a UNet that predicts eps gives about the same back, one
     that predicts v something well below."""
-    dtype, device = placement.unet_dtype, placement.device
+    dtype, device = placement.unet_dtype, placement.loads_to
     x = torch.full((1, unet.config.in_channels, 8, 8), 0.5, dtype=dtype, device=device)
     context = torch.ones((1, 2, unet.config.cross_attention_dim), dtype=dtype, device=device)
     given = unet(x, torch.tensor([999], device=device), context, return_dict=False)[0]

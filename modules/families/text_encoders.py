@@ -62,6 +62,8 @@ def _inner(name: str, prefix: str) -> str:
 
 
 def _fill(network: Any, names: Any, file: Weights, placement: Placement) -> None:
-    weights.fill(network, names, file, placement.text_dtype, placement.device)
+    weights.fill(network, names, file, placement.text_dtype, placement.loads_to)
     inner = getattr(network, "text_model", network)
-    inner.embeddings.position_ids = torch.arange(network.config.max_position_embeddings, device=placement.device)[None]
+    inner.embeddings.position_ids = torch.arange(network.config.max_position_embeddings, device=placement.loads_to)[
+        None
+    ]

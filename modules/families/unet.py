@@ -31,7 +31,7 @@ def load_unet(
         upcast.upcast(unet)
     if placement.fp8:
         fp8.keep(unet, placement.fp8_full)
-    weights.fill(unet, names, file, placement.unet_dtype, placement.device, placement.channels_last)
+    weights.fill(unet, names, file, placement.unet_dtype, placement.loads_to, placement.channels_last)
     for block in unet.up_blocks:
         if block.upsamplers:
             block.upsamplers[0].forward = partial(upsample, block.upsamplers[0].conv)

@@ -1,9 +1,10 @@
 """The autoencoder between pixels and latents: built from a checkpoint's tensors; encodes, decodes, guesses previews.
-One that overflows in fp16 goes on in fp32."""
+One that overflows in fp16 goes on in fp32. What does not fit into memory goes through it in tiles."""
 
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +14,28 @@ from torch import Tensor
 from modules.families import ldm, weights
 from modules.families.family import LatentFormat
 from modules.families.hints import LayoutError, building
+from modules.families.vae_tiles import tiled
 from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
 log = logging.getLogger(__name__)
+
+# The most that lives at once in a call, in elements for each pixel, as multiples of the width of the network's first
+# level: measured by bench/memory.py.
+DECODER = 6
+ENCODER = 5.03  # 5, and a little at small sizes
+WORKSPACE = 1.15  # × what is computed with: what convolutions borrow, and what is lost between tensors
+TILES = (96, 64, 32)  # cells of a latent in each direction that may go through at once, when not all
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a VAE has to keep to, and may do."""
+
+    tile: int | None = None  # cells of a latent in each direction at once; None: all
+    instead: tuple[torch.dtype, ...] = (torch.float32,)  # what to compute in after an overflow, one after the other
+    planned_for: torch.dtype | None = None  # in which `tile` fits
+    room: Callable[[], int] | None = None  # bytes that are free for what it computes with
 
 
 def load_vae(
@@ -34,7 +53,7 @@ def load_vae(
     with building("VAE"):
         network = AutoencoderKL.from_config(config)
     names = ldm.vae_names(network.state_dict(), levels, prefix)
-    weights.fill(network, names, file, placement.vae_dtype, placement.device, placement.channels_last)
+    weights.fill(network, names, file, placement.vae_dtype, placement.loads_to, placement.channels_last)
     return Vae(network, latent, placement.device, preview_from(file.header.metadata))
 
 
@@ -46,16 +65,24 @@ class Vae:
     ):
         self.network, self.latent, self.device = network, latent, device
         self._preview = preview  # (3, C + 1): weights and bias of the linear map; None: fitted when first asked for
+        self.limits = Limits()
+        self.said: dict[str, None] = {}  # sentences for the user, in order; whoever tells them empties it
+        self.tiles_used: int | None = None  # pixels of the tiles that were needed since this was set to None
 
     def encode(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """See family.Model.encode_image."""
-        parts = [self._in_range(self._posterior, picture) for picture in (pixels * 2 - 1).to(self.device)[:, None]]
+        factor = self.latent.factor
+        parts = [
+            self._in_range(self._posterior, picture, ENCODER, factor, 1)
+            for picture in (pixels * 2 - 1).to(self.device)[:, None]
+        ]
         mean, std = torch.cat(parts).chunk(2, dim=1)
         return (mean + std * noise.to(mean)) * self.latent.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """See family.Model.decode."""
-        pixels = [self._in_range(self._decode, z) for z in (latents / self.latent.scale)[:, None]]
+        factor = self.latent.factor
+        pixels = [self._in_range(self._decode, z, DECODER, 1, factor) for z in (latents / self.latent.scale)[:, None]]
         return ((torch.cat(pixels) + 1) / 2).clamp(0, 1)
 
     def glimpse(self, latents: Tensor) -> Tensor:
@@ -73,15 +100,44 @@ class Vae:
         pixels: Tensor = self.network.decode(z, return_dict=False)[0]
         return pixels
 
-    def _in_range(self, run: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-        dtype = self.network.dtype
-        result = run(given.to(dtype)).float()
-        if result.isfinite().all() or dtype is torch.float32 or not given.isfinite().all():
-            return result
-        # Some checkpoints' VAEs leave fp16's range; from here on this one runs in fp32.
-        log.warning("the VAE overflowed in %s; it goes on in fp32", str(dtype).removeprefix("torch."))
-        self.network.float()
-        return run(given.float())
+    def _in_range(self, run: Callable[[Tensor], Tensor], given: Tensor, each: float, taken: int, made: int) -> Tensor:
+        """`each`: elements of the first level's width that a pixel takes; `taken`, `made`: elements of `given` and of
+        the result a latent cell."""
+        result = self._run(run, given, each, taken, made)
+        for dtype in self.limits.instead:
+            if result.isfinite().all() or not given.isfinite().all() or dtype is self.network.dtype:
+                break
+            before = str(self.network.dtype).removeprefix("torch.")
+            # Some checkpoints' VAEs leave fp16's range; from here on this one computes in the other format.
+            with torch.inference_mode(False):
+                self.network.to(dtype)
+            sentence = f"the VAE overflowed in {before}; it goes on in {str(dtype).removeprefix('torch.')}"
+            log.warning("%s", sentence)
+            self.said[sentence] = None
+            result = self._run(run, given, each, taken, made)
+        return result
+
+    def _run(self, run: Callable[[Tensor], Tensor], given: Tensor, each: float, taken: int, made: int) -> Tensor:
+        given = given.to(self.network.dtype)
+        height, width = given.shape[2] // taken, given.shape[3] // taken
+        tile = self._tile(height, width, each)
+        if tile is None or max(height, width) <= tile:
+            return run(given).float()
+        self.tiles_used = tile * self.latent.factor
+        return tiled(self.network, run, given, tile, taken, made)
+
+    def _tile(self, height: int, width: int, each: float) -> int | None:
+        """Cells in each direction that go through it at once. What was planned counted on the dtype of then."""
+        limits, dtype = self.limits, self.network.dtype
+        if limits.room is None or dtype is limits.planned_for:
+            return limits.tile
+        room = limits.room()
+        cell = each * self.network.config.block_out_channels[0] * dtype.itemsize * self.latent.factor**2 * WORKSPACE
+        for tile in (limits.tile, *TILES):
+            cells = height * width if tile is None else min(height, tile) * min(width, tile)
+            if cells * cell <= room:
+                return tile
+        return TILES[-1]
 
 
 def preview_from(metadata: Mapping[str, str]) -> Tensor | None:

@@ -18,7 +18,7 @@ from modules.families.family import EDITING, INPAINTING, Model, TextOptions
 from modules.families.networks.token_merging import ratio_for
 from modules.generation.beside import beside_for
 from modules.generation.denoise import CFG_PP_SCALE, Start, Walk, denoise, notes_for
-from modules.generation.fields import RunFacts, fields_of, refiner_fields
+from modules.generation.fields import RunFacts, fields_of, memory_fields, refiner_fields
 from modules.generation.guide import Guide
 from modules.generation.hires import as_made, enlarge, sizes_of
 from modules.generation.img2img_scripts import rounds
@@ -35,6 +35,7 @@ from modules.generation.rig import Rig
 from modules.generation.shelf import Shelf
 from modules.generation.skipping import Skipping
 from modules.generation.steps import Span, spans
+from modules.generation.work import work_of
 from modules.library.vaes import VaeFile
 from modules.prompt.schedule import Timeline
 from modules.runtime.version import VERSION
@@ -51,7 +52,7 @@ def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Gene
     ValueError with a sentence when the request asks for what is not there.
     """
     plan = replace(plan, request=as_made(plan.request, settings))
-    with Rig(shelf, settings) as rig:
+    with Rig(shelf, settings, work_of(plan, settings)) as rig:
         pictures = lru_cache(maxsize=1)(partial(pictures_of, settings=settings))  # the same for every batch
         run = partial(run_batch, rig=rig, pictures=pictures, settings=settings)
         for images, stopped in rounds(plan, shelf, settings, watch, run):
@@ -66,15 +67,18 @@ def run_batch(
     number: int, plan: Plan, *, rig: Rig, pictures: PicturesOf, shelf: Shelf, settings: Settings, watch: Watch
 ) -> tuple[list[GeneratedImage], Interrupted | Skipped | None]:
     """The pictures of one batch, and what ended it early, if anything did."""
-    run = BatchRun(number, plan, rig, pictures, shelf, settings, watch)
-    stopped: Interrupted | Skipped | None = None
-    try:
-        latents = run.passes()
-    except (Interrupted, Skipped) as stop:
-        if run.latest is None or not rig.is_ready():
-            return [], stop
-        latents, stopped = run.latest, stop
-    return run.finish(latents, complete=stopped is None), stopped
+
+    def sampled() -> tuple[BatchRun, Tensor | None, Interrupted | Skipped | None]:
+        run = BatchRun(number, plan, rig, pictures, shelf, settings, watch)
+        try:
+            return run, run.passes(), None
+        except (Interrupted, Skipped) as stop:
+            return run, run.latest if rig.is_ready() else None, stop
+
+    run, latents, stopped = rig.attempt(sampled)
+    if latents is None:
+        return [], stopped
+    return rig.attempt(partial(run.finish, latents, complete=stopped is None)), stopped
 
 
 class BatchRun:
@@ -234,7 +238,15 @@ class BatchRun:
         image_scale = request.init.image_cfg_scale if request.init else 1.5
         skipping = Skipping(calls, settings.skip_early_cond, settings.s_min_uncond, settings.s_min_uncond_all)
         guide = Guide(
-            lambda: rig.model, told, scale, beside, image_scale, handover, skipping, settings.batch_cond_uncond
+            lambda: rig.model,
+            told,
+            scale,
+            beside,
+            image_scale,
+            handover,
+            skipping,
+            settings.batch_cond_uncond,
+            rig.rows_at_once,
         )
         self.guides.append(guide)
         return guide
@@ -268,12 +280,17 @@ class BatchRun:
     def finish(self, latents: Tensor, complete: bool) -> list[GeneratedImage]:
         report = self._report("decoding")
         self.watch(replace(report, step=report.steps))
+        self.rig.resume()
         pixels = self.rig.model.decode(latents)  # (B, 3, H, W)
         if not pixels.isfinite().all():
             raise NotFinite(
                 f"{self.rig.checkpoint.model_name} gave values that are not numbers (NaN); no picture was made. "
                 "Try --no-half, or --no-half-vae, or another checkpoint."
             )
+        self.warnings |= dict.fromkeys(self.rig.warnings())
+        sentences, tiles = self.shelf.residence.said()
+        self.warnings |= dict.fromkeys(sentences)
+        self.noted |= memory_fields(self.rig.fallback, tiles)
         facts = self.facts()
         made = []
         for place, (image, picture) in enumerate(zip(self.batch, to_pictures(pixels), strict=True)):

@@ -149,6 +149,12 @@ def soft_inpainting_fields(soft: SoftInpainting) -> Fields:
     return {"Soft inpainting enabled": True, **values}
 
 
+def memory_fields(fallback: object, tiles: int | None) -> Fields:
+    """`fallback`: what was done after memory had not sufficed; `tiles`: pixels of those that the VAE took. Fields of
+    ours; A1111 reads over them."""
+    return {**({"Memory fallback": str(fallback)} if fallback else {}), **({"VAE tiles": tiles} if tiles else {})}
+
+
 def refiner_fields(title: str, switch_at: float, settings: Settings, hires: bool) -> Fields:
     """For the engine to note when the refiner (its short title) has taken over, and not before."""
     fields: Fields = {"Refiner": title, "Refiner switch at": switch_at}

@@ -28,13 +28,15 @@ class Guide:
         before_call: BeforeCall | None = None,
         skipping: Skipping | None = None,
         at_once: bool = True,
+        rows: Callable[[], int | None] = lambda: None,
     ):
         """`beside`: (B, model.image_channels, H, W), what the UNet takes beside the latent; `image_scale`: the weight
         of the picture against nothing, in models that edit pictures (4 image channels); `at_once`: prompt and negative
-        prompt go through the network together, which is faster and takes more memory."""
+        prompt go through the network together, which is faster and takes more memory; `rows`: at most so many at once,
+        where memory is short."""
         self._model, self._prompts, self._scale = model, prompts, scale
         self._beside, self._image_scale, self._before_call = beside, image_scale, before_call
-        self._skipping, self._at_once = skipping, at_once
+        self._skipping, self._at_once, self._rows = skipping, at_once, rows
         self._calls = 0
         self._moved: tuple[Tensor, Tensor] | None = None
         self._joined: tuple[tuple[Conditioning, ...], Conditioning] | None = None
@@ -129,7 +131,16 @@ class Guide:
         return guided, without
 
     def _predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, beside: Tensor | None) -> Tensor:
-        return self._model().predict(x, t.expand(len(x)), conditioning, beside)
+        model, most = self._model(), self._rows() or len(x)
+        if most >= len(x):
+            return model.predict(x, t.expand(len(x)), conditioning, beside)
+        parts = []
+        for start in range(0, len(x), most):
+            rows = slice(start, start + most)
+            some = x[rows]
+            given = None if beside is None else beside[rows]
+            parts.append(model.predict(some, t.expand(len(some)), conditioning[rows], given))
+        return torch.cat(parts)
 
     def _sigma(self, t: Tensor) -> float:
         return float(t_to_sigma(t, sigmas_from(self._model().alphas_cumprod.to(t.device))))

@@ -133,6 +133,7 @@ _MASK: _Table = {
 }
 _TOLD_ELSEWHERE: tuple[str, ...] = ("Version", "User", "Batch pos", "Lora hashes", "TI hashes", "VAE hash")
 _TOLD_ELSEWHERE += ("First pass size-1", "First pass size-2", "Hypernet", "Hypernet strength")
+_TOLD_ELSEWHERE += ("Memory fallback", "VAE tiles")  # how the machine that made it got by
 _CONVERT: Mapping[str, _Convert] = {"bool": _truth, "int": _whole, "float": lambda value: float(_number(value))}
 
 

@@ -1,12 +1,18 @@
-"""The model at work: loaded, and changed as the request wants it, with everything undone at the end."""
+"""The model at work: loaded, and changed as the request wants it, with everything undone at the end. Where memory does
+not suffice, in a way that takes less."""
 
-from collections.abc import Hashable, Sequence
+import logging
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import TypeVar
+
+import torch
 
 from modules.families.family import Model, TextOptions
 from modules.families.latent import noise_levels
+from modules.families.levels import MemoryPlan, Work
 from modules.families.networks.applied import applied
 from modules.families.networks.embeddings import FittedEmbeddings
 from modules.families.networks.step_caching import step_caching
@@ -18,7 +24,12 @@ from modules.library.checkpoints import Checkpoint
 from modules.library.network_tags import Network, hashes_of, networks_from
 from modules.library.vaes import VaeFile
 from modules.prompt.networks import NetworkTag
+from modules.runtime.memory import is_out_of_memory
 from modules.settings.schema import Settings
+
+log = logging.getLogger(__name__)
+
+Given = TypeVar("Given")
 
 
 @dataclass
@@ -31,13 +42,16 @@ class AtWork:
     warnings: list[str] = field(default_factory=list)  # sentences for the user
     embeddings: FittedEmbeddings | None = None
     text_changes: Sequence[Hashable] = ()  # by networks, at the text encoder
+    plan: MemoryPlan | None = None  # how it fits into memory; None: it was left where it is
 
 
 class Rig:
     """Use it with `with`. One checkpoint at a time: `use` undoes what it did before, where that differs."""
 
-    def __init__(self, shelf: Shelf, settings: Settings):
-        self._shelf, self._settings = shelf, settings
+    def __init__(self, shelf: Shelf, settings: Settings, work: Work):
+        self._shelf, self._settings, self._work = shelf, settings, work
+        self._below: MemoryPlan | None = None  # did not fit
+        self.fallback: MemoryPlan | None = None  # what was done instead
         self._at_work: AtWork | None = None
         self._encoder: Encoder | None = None
         self._keys: tuple[object, object, object] = (None, None, None)
@@ -49,6 +63,7 @@ class Rig:
         return self
 
     def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._shelf.residence.settle()  # the networks of a prompt are taken out of weights that are at home
         self._manner.close()
         self._networks.close()
         self._at_work = self._encoder = None
@@ -82,6 +97,33 @@ class Rig:
             self.use(*self._last)
         return self._at_work is not None
 
+    def resume(self) -> None:
+        """What was last at work is so again, if `attempt` has taken it away."""
+        if self._at_work is None and self._last:
+            self.use(*self._last)
+
+    def attempt(self, part: Callable[[], Given]) -> Given:
+        """What `part` gives, which finds the rig empty when it is done again: where memory does not suffice, everything
+        is let go, and it is tried in the next way that takes less. Raises NotEnoughMemory when there is none left."""
+        while True:
+            try:
+                return part()
+            except Exception as error:
+                plan = self._shelf.residence.current
+                if plan is None or not is_out_of_memory(error):
+                    raise
+                log.warning("out of memory (%s) with: %s", (str(error).splitlines() or [""])[0][:300], plan)
+            # Only here, outside of `except`, are the tensors gone that the failed call has left.
+            self._below = plan
+            self.__exit__()
+            self._shelf.vaes.clear()
+            self._shelf.conditionings.clear()
+            self._shelf.residence.release()
+
+    def rows_at_once(self) -> int | None:
+        """That the UNet may get; None: all."""
+        return self.at_work.plan.rows if self.at_work.plan else None
+
     def _changed(self, checkpoint: str, tags: Sequence[NetworkTag]) -> AtWork:
         shelf, settings = self._shelf, self._settings
         loaded = shelf.load(checkpoint)
@@ -89,6 +131,9 @@ class Rig:
         zero_snr = settings.sd_noise_schedule == "Zero Terminal SNR"
         self._networks.enter_context(noise_levels(loaded.model, zero_snr, settings.use_downcasted_alpha_bar))
         self._networks.enter_context(shelf.vaes.using(loaded.model, at_work.vae))
+        at_work.plan = shelf.residence.arrange(loaded.model, self._work, self._below, vae_dtypes(settings))
+        if self._below is not None:
+            self.fallback = at_work.plan
         if shelf.networks is not None:
             at_work.networks, at_work.warnings = networks_from(tags, shelf.networks)
             # A refiner and another checkpoint of the hires pass get the networks of the prompt too, as far as they fit.
@@ -99,6 +144,7 @@ class Rig:
             at_work.text_changes = report.text
             if shelf.embeddings is not None:
                 at_work.embeddings = shelf.embeddings.fitted(loaded.model, report.embeddings)
+        shelf.residence.start()
         return at_work
 
     def notes(self, said: Sequence[Sequence[str]]) -> dict[str, object]:
@@ -118,12 +164,14 @@ class Rig:
         return {name: value for name, value in notes.items() if value}
 
     def warnings(self) -> list[str]:
-        """What the user should know of the networks, by now."""
+        """What the user should know of the networks and the memory, by now."""
         embeddings = self.at_work.embeddings
+        told = [f"there was not enough memory, so it was done with less: {self.fallback}"] if self.fallback else []
+        told += self.at_work.warnings
         if embeddings is None:
-            return list(self.at_work.warnings)
+            return told
         skipped = (f"embedding {name}: {reason}" for name, reason in embeddings.skipped.items())
-        return [*self.at_work.warnings, *skipped, *embeddings.warnings.values()]
+        return [*told, *skipped, *embeddings.warnings.values()]
 
     @property
     def at_work(self) -> AtWork:
@@ -142,3 +190,9 @@ class Rig:
     def encoder(self) -> Encoder:
         assert self._encoder is not None, "the rig is empty; use() comes first"
         return self._encoder
+
+
+def vae_dtypes(settings: Settings) -> tuple[torch.dtype, ...]:
+    """What a VAE that overflows may compute in instead, one after the other."""
+    wanted = {torch.bfloat16: settings.auto_vae_precision_bfloat16, torch.float32: settings.auto_vae_precision}
+    return tuple(dtype for dtype, on in wanted.items() if on)

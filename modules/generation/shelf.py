@@ -8,6 +8,7 @@ from PIL import Image
 
 from modules.families.family import Model
 from modules.families.networks.embeddings import EmbeddingStore
+from modules.families.residence import Residence
 from modules.families.vae_choice import VaeShelf
 from modules.generation.prompts import Conditionings
 from modules.imaging.resize import Upscale
@@ -47,6 +48,7 @@ class Shelf:
     vae_for: Callable[[Checkpoint, Settings], VaeFile | None] = lambda checkpoint, settings: None  # None: its own
     vaes: VaeShelf = field(default_factory=VaeShelf)
     conditionings: Conditionings = field(default_factory=Conditionings)  # of earlier runs
+    residence: Residence = field(default_factory=Residence)  # where on the device a model's parts are
 
     @classmethod
     def of(cls, model: Model, checkpoint: Checkpoint) -> "Shelf":

@@ -501,7 +501,7 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "alloc" in str(error).lower():
         log.error("out of memory", exc_info=error)
-        return "there was not enough memory; ask for a smaller size or batch, or try --medvram"
+        return "there was not enough memory; ask for a smaller size or batch, or close other programs"
     if isinstance(error, OSError):
         log.error("a file could not be used", exc_info=error)
         return f"a file could not be read or written: {error.strerror or error}"

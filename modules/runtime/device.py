@@ -23,10 +23,15 @@ class Placement:
     fp8_full: bool = False  # and in all their bits in main memory, for LoRAs to start from
     wide_dtype: torch.dtype = torch.float32  # for parts that leave fp16's range: 16 bits too, where the device can
     upcast: bool = False  # the UNet computes in fp32 where its halves lose most (families/upcast.py)
+    home: torch.device | None = None  # where weights are loaded to, to come to the device later; None: the device
 
     def __str__(self) -> str:
         upcast = ", upcast" if self.upcast else ""
         return f"{self.device} {name_of(self.unet_dtype)}{upcast}"
+
+    @property
+    def loads_to(self) -> torch.device:
+        return self.home or self.device
 
     def dtype_of(self, part: Part) -> torch.dtype:
         return {"unet": self.unet_dtype, "text": self.text_dtype, "vae": self.vae_dtype}[part]

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -75,10 +75,15 @@ class Memory:
         if self.device.type in ("cuda", "mps", "xpu"):
             getattr(torch, self.device.type).empty_cache()
 
-    def take(self, what: object, size: int) -> None:
-        """Weights have come to the device; `what` names them."""
+    def has(self, network: nn.Module) -> bool:
+        """Whether its weights are there."""
+        weight = next(network.parameters(), None)
+        return weight is None or weight.device == self.device
 
-    def give_back(self, what: object) -> None:
+    def take(self, network: object, size: int) -> None:
+        """Its weights come to the device: so many bytes."""
+
+    def give_back(self, network: object) -> None:
         """They have left it."""
 
 
@@ -130,10 +135,13 @@ class Counting(TorchDispatchMode):
         self._known: dict[int, int] = {}  # bytes of each storage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage(), is_new=False)
         given = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(given):
             if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+                self._note(tensor.untyped_storage(), is_new=True)
         return given
 
     def add(self, size: int) -> None:
@@ -145,11 +153,13 @@ class Counting(TorchDispatchMode):
         self.live += size
         self.peak = max(self.peak, self.live)
 
-    def _note(self, storage: Any) -> None:
+    def _note(self, storage: Any, is_new: bool) -> None:
+        """What was there before counts nothing, and neither do views of it."""
         key = storage._cdata
         if key not in self._known:
-            self.add(storage.nbytes())
-            self._known[key] = storage.nbytes()
+            size = storage.nbytes() if is_new else 0
+            self.add(size)
+            self._known[key] = size
             weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
@@ -177,10 +187,13 @@ class SimulatedMemory(Memory):
     def free(self) -> int:
         return self.limit - self._counting.live
 
-    def take(self, what: object, size: int) -> None:
-        if what not in self.present:
-            self._counting.add(size)
-            self.present[what] = size
+    def has(self, network: nn.Module) -> bool:
+        return network in self.present
 
-    def give_back(self, what: object) -> None:
-        self._counting.live -= self.present.pop(what, 0)
+    def take(self, network: object, size: int) -> None:
+        if network not in self.present:
+            self._counting.add(size)
+            self.present[network] = size
+
+    def give_back(self, network: object) -> None:
+        self._counting.live -= self.present.pop(network, 0)

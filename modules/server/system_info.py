@@ -5,8 +5,8 @@ import datetime
 import json
 import os
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Known:
     loaded: LoadedModel | None = None
     status: str = ""  # of the model, for people
     problems: Sequence[str] = ()
+    plan: Mapping[str, object] = field(default_factory=dict)  # how the last run was fitted into memory
 
 
 def add_routes(router: APIRouter, app: App) -> None:
@@ -60,7 +61,9 @@ def known_of(app: App) -> Known:
     said = [one for one in app.problems if not any(one in line for line in recent)]
     failed = [f"job failed: {error}" for error in app.store.failures(MOST_PROBLEMS)]
     status = f"{app.model_status.state}: {app.model_status.text}"
-    return Known(app.flags, app.paths, app.settings.current, app.device, app.loaded, status, [*said, *failed, *recent])
+    problems = [*said, *failed, *recent]
+    settings, plan = app.settings.current, app.memory_plan()
+    return Known(app.flags, app.paths, settings, app.device, app.loaded, status, problems, plan)
 
 
 def file_name() -> str:
@@ -89,6 +92,7 @@ def system_info(known: Known) -> dict[str, Any]:
             "easel": psutil.Process().memory_info().rss,
         },
         "device": _device(device),
+        "memory_plan": dict(known.plan) or None,  # of the last run: level, and bytes needed, available, free, total
         "model": scrubbed(known.status),
         "checkpoint": asdict(known.loaded) if known.loaded else None,
         "flags": described(known.flags),

@@ -285,6 +285,8 @@ class StableDiffusion(Section):
     sd_vae_overrides_per_model_preferences: bool = setting(
         True, "The VAE chosen above goes before what a checkpoint's own notes ask for."
     )
+    auto_vae_precision: bool = setting(True, "A VAE that overflows in 16 bits goes on in 32.")
+    auto_vae_precision_bfloat16: bool = setting(False, "A VAE that overflows in float16 is tried in bfloat16 first.")
     sd_checkpoints_limit: int = setting(
         0, "Most checkpoints that are kept loaded. 0: as many as fit into memory.", ge=0, le=10, step=1
     )

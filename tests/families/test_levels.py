@@ -4,18 +4,20 @@ import itertools
 
 import pytest
 
-from modules.families.footprint import DECODER, ENCODER, UNET_WITH_ATTENTION, UNET_WITHOUT, Footprint
-from modules.families.levels import LEVELS, MemoryPlan, Work, choose, rungs
+from modules.families.footprint import UNET_WITH_ATTENTION, UNET_WITHOUT, Footprint
+from modules.families.levels import LEVELS, MemoryPlan, Work, choose, least_level, lower, rungs
+from modules.families.vae import DECODER, ENCODER
+from modules.runtime.flags import notes, parse
 from modules.runtime.memory import GIB
 
 # In fp16; the sizes are those of the published checkpoints (tests/families/test_footprint.py counts them).
 HALF = 2
 SD1 = Footprint(
-    1_719_041_928, 47_000_000, 246_000_000, 246_000_000, 167_307_726,
+    1_719_041_928, 143_000_000, 246_000_000, 246_000_000, 167_307_726,
     UNET_WITH_ATTENTION * 320 * HALF, DECODER * 128 * HALF, ENCODER * 128 * HALF,
 )  # fmt: skip
 SDXL = Footprint(
-    5_134_927_368, 56_000_000, 1_636_000_000, 1_390_000_000, 167_307_726,
+    5_134_927_368, 510_000_000, 1_636_000_000, 1_390_000_000, 167_307_726,
     UNET_WITHOUT * 320 * HALF, DECODER * 128 * HALF, ENCODER * 128 * HALF,
 )  # fmt: skip
 
@@ -81,7 +83,27 @@ def test_each_rung_needs_less_or_holds_fewer_weights() -> None:
     assert len(set(plans)) == len(plans)
 
 
+def test_after_a_failure_nothing_grows_and_every_way_is_tried_once() -> None:
+    plans = rungs(SDXL, Work(4, 8, 1536, 1536), 8, moves=True)
+    below, tried = plans[0], [plans[0]]
+    while left := lower(plans, below):
+        below = left[0]
+        tried.append(below)
+    assert len(set(tried)) == len(tried) and tried[-1] == plans[-1]
+    assert lower(plans, MemoryPlan("in turn", 1, 32))[0] == plans[-1]
+    assert [plan.level for plan in lower(plans, plans[0])][0] == "in turn"
+
+
 def test_flags_set_the_least_level() -> None:
+    for argv, expected in (
+        ([], ("whole", "whole")),
+        (["--medvram"], ("in turn", "in turn")),
+        (["--medvram-sdxl"], ("whole", "in turn")),
+        (["--lowvram", "--medvram"], ("streamed", "streamed")),
+    ):
+        flags = parse(argv)
+        assert not notes(argv)
+        assert (least_level(flags, "SD 1.x"), least_level(flags, "SDXL refiner")) == expected
     in_turn = planned(SD1, 40, 512, least="in turn")
     streamed = planned(SD1, 40, 512, least="streamed")
     assert in_turn and in_turn.level == "in turn" and streamed and streamed.level == "streamed"

@@ -49,6 +49,13 @@ def test_counting_follows_what_lives() -> None:
     assert (counting.live, counting.peak) == (0, 2 * MIB)
 
 
+def test_what_was_there_before_is_not_counted() -> None:
+    before = torch.ones(MIB)
+    with Counting() as counting:
+        assert before[1:].sum() + before.t()[0] > 0
+        assert counting.peak < 100
+
+
 def test_a_simulated_device_is_as_small_as_it_is_said_to_be() -> None:
     device = SimulatedMemory(3 * MIB)
     with device.counting():

@@ -155,23 +155,25 @@ class _Beside:
             self._undo.callback(handle.remove)
 
 
-def _hook(weight: Tensor | None, bias: Tensor | None) -> Any:
+def _hook(own_weight: Tensor | None, own_bias: Tensor | None) -> Any:
     def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (x,) = given
+        # The layer's own weights may have left the device already.
+        weight, bias = (None if change is None else change.to(x.device) for change in (own_weight, own_bias))
         own = bias if weight is None else weight
         if own is not None and x.is_floating_point():
             x = x.to(own.dtype)  # with --upcast-sampling layers are given more than they compute with
         if isinstance(module, nn.Conv2d):
-            zero = torch.zeros_like(module.weight, dtype=x.dtype) if weight is None else weight
+            zero = torch.zeros_like(module.weight, dtype=x.dtype, device=x.device) if weight is None else weight
             more: Tensor = module._conv_forward(x, zero, bias)
             return output + more
         if isinstance(module, nn.Embedding):
             return output if weight is None else output + nn.functional.embedding(x, weight)
         if isinstance(module, nn.Linear):
-            zero = torch.zeros_like(module.weight, dtype=x.dtype) if weight is None else weight
+            zero = torch.zeros_like(module.weight, dtype=x.dtype, device=x.device) if weight is None else weight
             return output + nn.functional.linear(x, zero, bias)
         # A norm is linear in its weight and bias too.
-        factor = torch.zeros_like(module.weight) if weight is None else weight  # type: ignore[arg-type]
+        factor = torch.zeros_like(module.weight, device=x.device) if weight is None else weight  # type: ignore[arg-type]
         if isinstance(module, nn.GroupNorm):
             return output + nn.functional.group_norm(x, module.num_groups, factor, bias, module.eps)
         assert isinstance(module, nn.LayerNorm)
