@@ -46,13 +46,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = placement.device
     free, memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else (None, None)
     fast = torch.float16 if device.type != "cpu" else torch.bfloat16 if cpu_has_bf16() else torch.float32
-    rates = {name_of(dtype): rates_of(device, dtype, arguments.tiny) for dtype in dict.fromkeys([torch.float32, fast])}
+    used = [torch.float32, fast, placement.unet_dtype, placement.vae_dtype]
+    dtypes = [dtype for dtype in dict.fromkeys(used) if name_of(dtype) in SHORT]
     return {
         "facts": asdict(device_facts(placement)),
         "memory": memory,
         "memory_free": free,
         "fast": name_of(fast),
-        "rates": rates,
+        "rates": {name_of(dtype): rates_of(device, dtype, arguments.tiny) for dtype in dtypes},
         "flop": {case.name: flop_of(case, arguments.sizes) for case in arguments.cases},
     }
 
@@ -305,7 +306,7 @@ class Clock:
     def _now(self) -> Mark:
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
             return event, time.process_time()
         return time.perf_counter(), time.process_time()
 
@@ -330,12 +331,12 @@ def timed(
     end = clock.mark()
     if arguments.picture:
         numpy.save(arguments.picture, numpy.stack([numpy.asarray(image) for image in images]))
-    count = len(clock.steps) - 1
+    steps = clock.steps[-arguments.steps :]  # without those of an attempt that ran out of memory
     result: dict[str, Any] = {"peak_load": after_loading, "peak": peak(device)}
     for name, (begin, until), share in (
         ("load", (loading.start, loaded), 1),
-        ("step", (clock.steps[0], clock.steps[-1]), count),  # the first one also warms up
-        ("decode", (clock.steps[-1], end), 1),
+        ("step", (steps[0], steps[-1]), len(steps) - 1),  # the first one also warms up
+        ("decode", (steps[-1], end), 1),
         ("total", (clock.start, end), 1),
     ):
         wall, cpu = clock.seconds(begin, until)
