@@ -118,6 +118,9 @@ def test_pause_go_on_and_what_fails(open_page: Callable[..., Any], hub: Hub) -> 
     page.wait_for_selector("#easel_download_keys input[placeholder='a key is set']")
     assert key.input_value() == "" and "canary" not in page.content()
     page.locator("#easel_language").click()
+    page.get_by_text("要求登录才能下载此文件").wait_for()
+    ask(page, "http://example.com/x")
+    page.get_by_text("只下载 https 链接，不支持 http:").wait_for()
     page.get_by_role("button", name="继续: Lora/x.safetensors").click()
     page.get_by_text("已完成").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -7,7 +7,7 @@ from typing import Any
 
 from modules.library.downloads.ask import ask_json
 from modules.library.downloads.errors import DownloadError
-from modules.library.downloads.fetch import RemoteFile
+from modules.library.downloads.fetch import RemoteFile, host_in
 from modules.library.downloads.naming import is_model, safe_name
 from modules.library.downloads.reach import Reach
 from modules.library.downloads.sources import Choice, CivitaiModel, Found
@@ -85,7 +85,7 @@ def _choices(base: str, version: dict[str, Any], wanted: CivitaiModel) -> tuple[
             name=name,
             size=_bytes(file.get("sizeKB")),
             sha256=digest if re.fullmatch(r"[0-9a-f]{64}", digest) else None,
-            token=wanted.token,
+            token=wanted.token if host_in(address) == host_in(base) else None,
         )
         kind = OF_FILES.get(_text(file.get("type")).lower(), "")
         found.append(Choice(str(file.get("id") or number), _label(file), (remote,), kind=kind, refused=_refused(file)))

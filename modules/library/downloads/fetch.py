@@ -348,8 +348,8 @@ def _wait(error: DownloadError, failures: int, patience: Patience, watch: Watch)
     if error.wait_s > patience.longest_wait_s:
         raise DownloadError(f"{error.sentence}, for {error.wait_s:.0f} s; go on with it later", status=error.status)
     if failures >= patience.tries:
-        tried = f"; tried {failures} times, what came is kept: go on with it later"
-        raise DownloadError(error.sentence + tried, status=error.status)
+        sentence = f"{error.sentence}; tried {failures} times, what came is kept: go on with it later"
+        raise DownloadError(sentence, status=error.status)
     wait = max(error.wait_s, min(patience.first_wait_s * 2 ** (failures - 1), patience.longest_wait_s))
     watch.note(f"{error.sentence}; next try in {wait:.0f} s" if wait >= 1 else error.sentence)
     watch.stopped.wait(wait)

@@ -1,5 +1,6 @@
 """From a text to what can be fetched: asks the hub that it means."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,8 @@ from modules.library.downloads.fetch import RemoteFile, host_in
 from modules.library.downloads.peek import peek
 from modules.library.downloads.reach import Reach
 from modules.library.downloads.sources import Choice, CivitaiModel, Found, HubModel, meaning_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,10 @@ class Hubs:
 def hubs_from(environ: Mapping[str, str]) -> Hubs:
     """HF_ENDPOINT names a mirror, as everywhere; anything but https is no mirror of ours."""
     endpoint = environ.get("HF_ENDPOINT", "").strip().rstrip("/")
-    return Hubs(huggingface=endpoint if endpoint.startswith("https://") else "")
+    if endpoint and not endpoint.startswith("https://"):
+        log.warning("HF_ENDPOINT is not used for downloads: a mirror of Hugging Face must be https")
+        endpoint = ""
+    return Hubs(huggingface=endpoint)
 
 
 def find(reach: Reach, text: str, hubs: Hubs, file: str | None = None) -> Found:

@@ -166,10 +166,8 @@ class Downloads:
                 return twin
         if not os.path.lexists(order.target):
             return None
-        what = "folder" if order.target.is_dir() else "file"
-        raise DownloadError(
-            f"another {what} in {order.target.parent.name} is called {order.target.name}; give this one another name"
-        )
+        name, folder = order.target.name, order.target.parent.name
+        raise DownloadError(f"something else in {folder} is called {name}; give this one another name")
 
     # --- the list ------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class Download:
     error: str | None = None
     asks_for: str = ""  # the host whose key is missing or refused
     created: float = 0.0
+    revision: int = 0  # the larger, the newer: answers and events overtake each other
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,6 +59,7 @@ class Task:
         self._watch: Watch | None = None
         self._places: deque[tuple[float, int]] = deque()
         self._told = 0.0
+        self._revision = 0
 
     def holds(self, target: Path) -> bool:
         return self.order.target == target and self.state in ("queued", "running", "paused", "failed")
@@ -113,6 +115,7 @@ class Task:
 
     def snapshot(self) -> Download:
         order = self.order
+        self._revision = max(self._revision + 1, time.time_ns() // 1000)
         return Download(
             id=order.id,
             what=order.what,
@@ -129,4 +132,5 @@ class Task:
             error=self.error,
             asks_for=self.asks_for,
             created=self.created,
+            revision=self._revision,
         )

@@ -8,7 +8,10 @@ import { texts } from "./page_data.js";
 const SHOWN = 30; // of the list
 const KEYS = { Civitai: "civitai_api_key", "Hugging Face": "huggingface_token" };
 const OPEN = ["queued", "running", "paused", "failed"];
-const SAID = new Map(Object.entries(texts.en).filter(([id]) => id.startsWith("said.")).map(([id, words]) => [words, id])); // by the server
+// What the server says, known by its English words. Places like {host} are filled, and may hold such a sentence again.
+const SAID = Object.entries(texts.en)
+  .filter(([id]) => id.startsWith("said."))
+  .map(([id, words]) => [id, new RegExp(`^${words.split(/\{(\w+)\}/).map((part, n) => (n % 2 ? `(?<${part}>.+)` : literal(part))).join("")}$`)]);
 const downloads = new Map(); // id → as the server tells it
 const rows = new Map(); // id → element
 let listed = { enabled: true, kinds: {}, keys: {} };
@@ -18,12 +21,22 @@ let looking = null; // AbortController of the question that is under way
 let told = { id: "", values: {}, text: "", bad: false };
 
 const here = (selector) => document.querySelector(`#easel_downloads ${selector}`);
-const inWords = (text) => (SAID.has(text) ? say(SAID.get(text)) : text);
 const make = (tag, properties = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
   return element;
 };
+
+function inWords(text) {
+  const known = language === "en" ? null : SAID.find(([, pattern]) => pattern.test(text));
+  if (!known) return text;
+  const filled = Object.entries(known[1].exec(text).groups ?? {}).map(([name, part]) => [name, inWords(part)]);
+  return say(known[0], Object.fromEntries(filled));
+}
+
+function literal(text) {
+  return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+}
 
 export function bindDownloads() {
   here("#easel_download_ask").addEventListener("submit", (event) => {
@@ -44,8 +57,13 @@ export function bindDownloads() {
   refresh();
 }
 
+// An answer and an event about the same may overtake each other.
+function take(one) {
+  if ((downloads.get(one.id)?.revision ?? 0) < one.revision) downloads.set(one.id, one);
+}
+
 on("download", (event) => {
-  downloads.set(event.id, event);
+  take(event);
   if (here("#easel_download_list")) drawOne(event.id);
 });
 on("open", () => document.getElementById("easel_downloads") && refresh());
@@ -54,7 +72,7 @@ async function refresh() {
   const answer = await ask("api/v1/downloads");
   if (!answer?.ok) return tell("download.unreachable", {}, true);
   listed = answer.body;
-  for (const one of listed.downloads.toReversed()) downloads.set(one.id, one);
+  for (const one of listed.downloads.toReversed()) take(one);
   draw();
 }
 
@@ -144,8 +162,10 @@ async function start() {
   const answer = await ask("api/v1/downloads", { what: typed, file: own.id, kind: form.kind.value, name: wish === own.name ? null : wish });
   showStart();
   if (!answer?.ok) return refused(answer);
+  const known = downloads.get(answer.body.id);
   downloads.delete(answer.body.id); // what is asked for comes to the front
-  downloads.set(answer.body.id, answer.body);
+  downloads.set(answer.body.id, known ?? answer.body);
+  take(answer.body);
   here("#easel_download_what").value = "";
   show(null);
   tell("");
@@ -154,7 +174,8 @@ async function start() {
 }
 
 function refused(answer) {
-  tell("", {}, true, sentenceOf(answer?.body) ?? say("download.unreachable"));
+  const sentence = sentenceOf(answer?.body);
+  tell(sentence ? "" : "download.unreachable", {}, true, sentence ?? "");
   if (answer?.body?.detail?.[0]?.asks_for) here("#easel_download_keys").open = true;
 }
 
@@ -165,7 +186,8 @@ function tell(id, values = {}, bad = false, text = "") {
 
 function drawTold() {
   const place = here("#easel_download_told");
-  place.textContent = told.text || (told.id ? say(told.id, told.values) : !listed.enabled ? listed.reason : say("download.hint"));
+  const usual = () => (listed.enabled ? say("download.hint") : inWords(listed.reason));
+  place.textContent = told.text ? inWords(told.text) : told.id ? say(told.id, told.values) : usual();
   place.classList.toggle("failed", told.bad || !listed.enabled);
 }
 
@@ -228,27 +250,28 @@ function row(id) {
 async function act(id, what) {
   const answer = await ask(`api/v1/downloads/${id}/${what}`, {});
   if (!answer?.ok) return refused(answer);
-  downloads.set(id, answer.body);
+  take(answer.body);
   drawOne(id);
 }
 
 function stateOf(one) {
   const size = one.size === null ? say("download.unknown_size") : bytes(one.size);
+  const note = inWords(one.note);
   const amount = say("download.amount", { received: bytes(one.received), size });
   switch (one.state) {
     case "running": {
       const left = one.seconds_left === null ? "" : say("download.left", { time: duration(one.seconds_left) });
       const pace = one.speed > 0 ? say("download.speed", { speed: bytes(one.speed) }) : "";
-      return [amount, pace, left, one.note].filter(Boolean).join(" · ");
+      return [amount, pace, left, note].filter(Boolean).join(" · ");
     }
     case "done":
-      return [say("download.done"), one.size === null ? "" : bytes(one.size), one.note].filter(Boolean).join(" · ");
+      return [say("download.done"), one.size === null ? "" : bytes(one.size), note].filter(Boolean).join(" · ");
     case "failed":
-      return one.error;
+      return inWords(one.error);
     case "cancelled":
       return say("download.cancelled");
     default:
-      return [say(`download.${one.state}`), amount, one.note].filter(Boolean).join(" · ");
+      return [say(`download.${one.state}`), amount, note].filter(Boolean).join(" · ");
   }
 }
 

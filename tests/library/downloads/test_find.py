@@ -101,6 +101,13 @@ def test_a_download_link_chooses_its_file_and_its_token_stays_out(hub):
     assert "canary" not in found.what + json.dumps(found.choice(None).files[0].as_state())
 
 
+def test_a_links_token_stays_with_its_host(hub):
+    elsewhere = civitai_file(hub, 7, "x.safetensors", lora(), downloadUrl="https://example.com/x")
+    civitai_model(hub, files=[elsewhere])
+    found = at(hub, "https://civitai.com/api/download/models/128713?token=canary")
+    assert found.choice(None).files[0].token is None and hub.asked[0].headers["authorization"] == "Bearer canary"
+
+
 def test_an_unsafe_file_is_not_chosen(hub):
     bad = civitai_file(hub, 5, "bad.safetensors", lora(), virusScanResult="Danger", primary=True)
     good = civitai_file(hub, 6, "good.safetensors", lora())

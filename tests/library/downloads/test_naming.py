@@ -1,4 +1,8 @@
+import unicodedata
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modules.library.downloads.naming import MAX_BYTES, named_by, safe_name, safe_relative
 
@@ -39,6 +43,14 @@ def test_long_names_keep_their_ending():
 def test_safe_names_are_fixed_points():
     for wish in [*NAMES, "a" * 400, "x.y.z.pt"]:
         assert safe_name(safe_name(wish)) == safe_name(wish)
+
+
+@given(st.text(alphabet=st.characters(), max_size=400))
+def test_no_wish_gets_through(wish):
+    name = safe_name(wish)
+    assert not set(name) & set('/\\<>:"|?*') and len(name.encode()) <= MAX_BYTES + 1
+    assert not name.startswith((".", "-", " ")) and not name.endswith((".", " "))
+    assert not any(unicodedata.category(c)[0] == "C" for c in name)
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_another_file_of_that_name_stays(desk):
     repository(desk.hub, "org/x", {"x.safetensors": lora()})
     (desk.root / "Lora").mkdir()
     (desk.root / "Lora/x.safetensors").write_bytes(b"mine")
-    with pytest.raises(DownloadError, match="another file in Lora is called x.safetensors"):
+    with pytest.raises(DownloadError, match="something else in Lora is called x.safetensors"):
         desk.now.start("org/x")
     assert desk.over(desk.now.start("org/x", name="../y")).place == "Lora/y.safetensors"
     assert (desk.root / "Lora/x.safetensors").read_bytes() == b"mine"
