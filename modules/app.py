@@ -4,7 +4,7 @@ Making an App imports nothing heavy; the worker's thread does that, after start(
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from modules.jobs.store import JobStore
 from modules.jobs.worker import Engine, LoadWatch, Worker
 from modules.library.cache import FileCache
 from modules.library.catalogue import Catalogue
-from modules.library.checkpoints import Checkpoint, CheckpointLibrary
+from modules.library.checkpoints import PICKLED, Checkpoint, CheckpointLibrary
 from modules.library.components import Looker
 from modules.library.downloads.find import Hubs, hubs_from
 from modules.library.downloads.homes import homes_from
@@ -39,6 +39,7 @@ from modules.library.networks import SUFFIXES as NETWORKS
 from modules.library.networks import NetworkLibrary
 from modules.library.previews import Previews
 from modules.library.roots import roots_from
+from modules.library.text_encoders import TextEncoderLibrary, UnknownTextEncoder
 from modules.library.trees import trees_from, with_trees
 from modules.library.upscalers import UpscalerLibrary
 from modules.library.vaes import UnknownVae, VaeFile, VaeLibrary
@@ -101,10 +102,11 @@ class App:
         named += [flags.forge_ref_a1111_home] if flags.forge_ref_a1111_home else []
         trees = trees_from(named, os.environ, Looker(files).kinds)
         roots = with_trees(roots_from(paths, flags), trees, paths.models_dir)
-        self.library = CheckpointLibrary(roots["checkpoint"], files)
+        self.library = CheckpointLibrary([*roots["checkpoint"], *roots["unet"]], files)
         self.networks = NetworkLibrary({kind: roots[kind] for kind in NETWORKS}, paths.cache / "networks.db", files)
         self.upscalers = UpscalerLibrary.of(roots["upscaler"])
         self.vaes = VaeLibrary(roots["vae"], roots["checkpoint"], files)
+        self.text_encoders = TextEncoderLibrary(roots["text_encoder"])
         self.models = Catalogue(self.library, self.vaes, self.networks, self.upscalers, roots, files)
         self.watcher = Watcher(self.models, self.events.heard, self.tell_models)
         self.previews = Previews(paths.cache / "previews")
@@ -285,7 +287,7 @@ class TorchEngine:
         report("starting", "starting PyTorch")
         imports.scan_transformers_once()
         with imports.no_collections():
-            from modules.families.holder import Keeping, ModelHolder
+            from modules.families.holder import Keeping, ModelHolder, Wish
             from modules.families.levels import least_level
             from modules.families.networks.embeddings import EmbeddingStore
             from modules.families.residence import Residence
@@ -311,7 +313,25 @@ class TorchEngine:
 
         residence = Residence(Memory(placement.device), partial(least_level, flags))
         app.memory_plan = residence.facts
-        self._holder = ModelHolder(placement, partial(report, "loading"), keeping, place=residence.home_for)
+
+        def lenders() -> Iterator[Path]:
+            """Whole checkpoints; last those of pickles, whose headers are read slowly."""
+            usable = [checkpoint.path for checkpoint in app.library.usable()]
+            yield from sorted(usable, key=lambda path: path.suffix.lower() in PICKLED)
+
+        def wish(checkpoint: Checkpoint, settings: Settings) -> Wish:
+            try:
+                text_encoders = app.text_encoders.chosen(settings.sd_text_encoders)
+            except UnknownTextEncoder as error:
+                raise ValueError(str(error)) from error
+            vae = choose_vae(app, checkpoint, settings) if settings.sd_vae not in ("Automatic", "None") else None
+            fp8_full = settings.cache_fp16_weight
+            return Wish(settings.fp8_storage, fp8_full, text_encoders, vae.path if vae else None)
+
+        self._wish = wish
+        self._holder = ModelHolder(
+            placement, partial(report, "loading"), keeping, place=residence.home_for, lenders=lenders
+        )
         self._vaes = VaeShelf()
         self._generate, self._library = generate, app.library
         enlargers = Upscalers(app.upscalers, placement.device)
@@ -329,8 +349,12 @@ class TorchEngine:
             conditionings=Conditionings(),
         )
 
-    def load(self, checkpoint: Checkpoint, watch: LoadWatch = lambda fraction: None) -> Any:
-        model = self._holder.get(checkpoint, watch)
+    def load(
+        self, checkpoint: Checkpoint, watch: LoadWatch = lambda fraction: None, settings: Settings | None = None
+    ) -> Any:
+        """`settings`: of the job; None: those of now."""
+        settings = settings or self._app.settings.current
+        model = self._holder.get(checkpoint, watch, self._wish(checkpoint, settings))
         self._app.loaded = LoadedModel(checkpoint.path.name, model.family, checkpoint.size, checkpoint.shorthash)
         return model
 
@@ -349,8 +373,12 @@ class TorchEngine:
 
         def load(name: str) -> Any:
             found = identity(name)
-            return self._loaded(self.load(found, lambda fraction: watch(Progress("loading", loaded=fraction))), found)
+            told = lambda fraction: watch(Progress("loading", loaded=fraction))  # noqa: E731
+            return self._loaded(self.load(found, told, settings), found)
+
+        def at_hand(name: str) -> bool:
+            found = identity(name)
+            return self._holder.has(found, self._wish(found, settings))
 
         self._vaes.room = 1 + settings.sd_vae_checkpoint_cache
-        shelf = self._shelf(load, identity, at_hand=lambda name: self._holder.has(identity(name)))
-        return self._generate(plan, shelf, settings, watch)
+        return self._generate(plan, self._shelf(load, identity, at_hand=at_hand), settings, watch)

@@ -68,6 +68,8 @@ class Model(Protocol):
     latent: LatentFormat
     alphas_cumprod: Tensor  # (T,) float32, falling: ᾱ of the training schedule
     device: torch.device
+    taken: Mapping[str, str]  # parts that came from other files: "Text encoder from", "VAE from": names
+    placement: Placement
     image_channels: int  # what the UNet takes beside the latent: 0, INPAINTING or EDITING (instruct-pix2pix)
 
     @property

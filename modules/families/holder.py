@@ -4,17 +4,21 @@ For the worker's thread only."""
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from modules.families.family import Family, Model, Report
-from modules.families.formats import header_of
+from modules.families.formats import header_of, vae_header
 from modules.families.loader import FAMILIES, part_of, read_model
+from modules.families.unet_files import Completed, Sources, completed, is_unet_only, is_xl
 from modules.families.weights import DTYPES
 from modules.library.checkpoints import Checkpoint, fingerprint_of
+from modules.library.gguf import QUANTISED
 from modules.library.hashes import Fingerprint
 from modules.library.header import Header, ModelFileError
 from modules.runtime.device import Placement
@@ -34,7 +38,17 @@ class Keeping:
     in_main_memory: bool = True  # those that are not at work leave the device
 
 
-Key = tuple[Path, Fingerprint, Path | None, int, Placement]
+@dataclass(frozen=True)
+class Wish:
+    """How the user wants checkpoints to be loaded."""
+
+    fp8: Literal["Disable", "Enable for SDXL", "Enable"] = "Disable"  # the UNet's weights kept in 8 bits
+    fp8_full: bool = False  # and in all their bits in main memory, for LoRAs
+    text_encoders: tuple[Path, ...] = ()  # for UNet-only files
+    vae: Path | None = None  # for UNet-only files, where no checkpoint lends one
+
+
+Key = tuple[Path, Fingerprint, Path | None, int, Placement, Hashable]
 
 
 @dataclass
@@ -66,9 +80,13 @@ class ModelHolder:
         device: Memory | None = None,
         families: tuple[Family, ...] = FAMILIES,
         place: Callable[[int, str], torch.device] | None = None,
+        lenders: Callable[[], Iterable[Path]] = tuple,
     ):
-        """`place`: where a model of so many bytes, of the family of that name, is loaded to; None: to the device."""
-        self.placement = placement
+        """`place`: where a model of so many bytes, of the family of that name, is loaded to; None: to the device.
+        `lenders`: checkpoints whose text encoder and VAE go with files that hold only a UNet, in order."""
+        self.placement, self._lenders = placement, lenders
+        self._headers: dict[tuple[Path, Fingerprint], Header] = {}  # the one that was read last
+        self._kinds: dict[tuple[Path, Fingerprint], tuple[bool, bool]] = {}  # is of SDXL's line; has only a UNet
         self._report, self._keeping, self._families = report, keeping, families
         self.host = host or Memory(MAIN)
         self.device = device or (Memory(placement.device) if placement.device != MAIN else self.host)
@@ -76,11 +94,16 @@ class ModelHolder:
         self._kept: OrderedDict[Key, Kept] = OrderedDict()  # the longest unused first
         self._at_work: Key | None = None
 
-    def get(self, checkpoint: Checkpoint, watch: Callable[[float], None] = lambda fraction: None) -> Model:
+    def get(
+        self,
+        checkpoint: Checkpoint,
+        watch: Callable[[float], None] = lambda fraction: None,
+        wish: Wish = Wish(),  # noqa: B008 - frozen
+    ) -> Model:
         """The checkpoint's model, at work from now on. While it is being read, `watch` is told what part (0–1) of its
         bytes is there; what it raises ends the load. Raises ModelFileError with a sentence for people."""
         started = time.monotonic()
-        key = self._key(checkpoint)
+        key = self._key(checkpoint, wish)
         if key == self._at_work:
             return self._kept[key].model
         self._at_work = None  # nobody works on the one before; it may go
@@ -90,14 +113,14 @@ class ModelHolder:
             self._move(kept, self._place(kept.size, kept.model.family) if kept.at == MAIN else kept.at)
             log.info("switched to %s, which was in memory, in %.3f s", name_of(checkpoint), time.monotonic() - started)
         else:
-            kept = self._kept[key] = self._load(checkpoint, watch)
+            kept = self._kept[key] = self._load(checkpoint, watch, key, wish)
         self._at_work = key
         return kept.model
 
-    def has(self, checkpoint: Checkpoint) -> bool:
+    def has(self, checkpoint: Checkpoint, wish: Wish = Wish()) -> bool:  # noqa: B008 - frozen
         """Whether `get` would have no file to read."""
         try:
-            return self._key(checkpoint) in self._kept
+            return self._key(checkpoint, wish) in self._kept
         except ModelFileError:
             return False
 
@@ -126,25 +149,38 @@ class ModelHolder:
 
     # --- loading -------------------------------------------------------------------------------------------------
 
-    def _load(self, checkpoint: Checkpoint, watch: Callable[[float], None]) -> Kept:
+    def _load(self, checkpoint: Checkpoint, watch: Callable[[float], None], key: Key, wish: Wish) -> Kept:
         started = time.monotonic()
         self._report(f"loading {checkpoint.model_name}, {checkpoint.size / 1e6:.0f} MB", 0.0)
-        header = header_of(checkpoint.path)
-        self._keep_to_limits(size_in(header, self.placement))
+        whole = self._completed(checkpoint, key, wish)
+        header, placement = whole.header, key[4]
+        self._keep_to_limits(size_in(header, placement))
         told = Told(checkpoint, header, self._report, watch)
         report = Report(told.part, told.read)
         try:
-            home = self._place(size_in(header, self.placement), family_of(header, self._families))
-            placement = replace(self.placement, home=home)
+            placement = replace(
+                placement, home=self._place(size_in(header, placement), family_of(header, self._families))
+            )
             model = read_model(checkpoint.path, placement, checkpoint.config, report, self._families, header)
         except BaseException:
             self._tidy()  # what was half there
             raise
+        model.taken = whole.taken
         took = time.monotonic() - started
-        log.info("loaded %s (%s) on %s in %.2f s", name_of(checkpoint), model.family, self.placement, took)
+        log.info("loaded %s (%s) on %s in %.2f s", name_of(checkpoint), model.family, placement, took)
+        for part, names in whole.taken.items():
+            log.info("%s holds only a UNet; %s %s", name_of(checkpoint), part.lower(), names)
         return Kept(checkpoint, model)
 
-    def _key(self, checkpoint: Checkpoint) -> Key:
+    def _completed(self, checkpoint: Checkpoint, key: Key, wish: Wish) -> Completed:
+        header = self._headers.get(key[:2]) or header_of(checkpoint.path)
+        self._headers.clear()
+        sources = Sources(self._lenders, wish.text_encoders, wish.vae)
+        return completed(
+            checkpoint.path, header, sources, lambda path: vae_header(path) if path == wish.vae else header_of(path)
+        )
+
+    def _key(self, checkpoint: Checkpoint, wish: Wish) -> Key:
         """Raises ModelFileError for a file that is not the same any more. What was loaded of it is let go."""
         path, config = checkpoint.path, checkpoint.config
         try:
@@ -156,15 +192,26 @@ class ModelHolder:
         if now != checkpoint.fingerprint:
             self._forget(path)
             raise ModelFileError(path, "changed since it was chosen; is it still being downloaded? Choose it again")
-        key = (path, now, config, config_changed, self.placement)
+        is_xl, is_part = self._kind(path, now)
+        fp8 = not self.placement.upcast and (wish.fp8 == "Enable" or (wish.fp8 == "Enable for SDXL" and is_xl))
+        placement = replace(self.placement, fp8=fp8, fp8_full=fp8 and wish.fp8_full)
+        key = (path, now, config, config_changed, placement, (wish.text_encoders, wish.vae) if is_part else None)
         if any(kept[0] == path and kept != key for kept in self._kept):
             self._forget(path)
         return key
 
+    def _kind(self, path: Path, now: Fingerprint) -> tuple[bool, bool]:
+        """(of SDXL's line, only a UNet). Reads the header of a file that was not seen yet."""
+        if (path, now) not in self._kinds:
+            header = header_of(path)
+            self._headers = {(path, now): header}
+            self._kinds[path, now] = is_xl(header), is_unet_only(header)
+        return self._kinds[path, now]
+
     def _forget(self, path: Path) -> None:
         for key in [key for key in self._kept if key[0] == path]:
             self._at_work = None if self._at_work == key else self._at_work
-            self._drop(key, "its file has changed")
+            self._drop(key, "it is to be loaded anew")
 
     # --- keeping -------------------------------------------------------------------------------------------------
 
@@ -272,8 +319,13 @@ def is_used(name: str) -> bool:
 def size_in(header: Header, placement: Placement) -> int:
     """Bytes of the model once it is loaded."""
 
-    used = (item for item in header.tensors.items() if is_used(item[0]) and item[1].dtype in DTYPES)
-    return sum(torch.Size(info.shape).numel() * placement.dtype_of(part_of(name)).itemsize for name, info in used)
+    def width(name: str, shape: tuple[int, ...]) -> int:
+        part = part_of(name)
+        return 1 if placement.fp8 and part == "unet" and len(shape) > 1 else placement.dtype_of(part).itemsize
+
+    known = DTYPES.keys() | QUANTISED
+    used = ((name, info.shape) for name, info in header.tensors.items() if is_used(name) and info.dtype in known)
+    return sum(prod(shape) * width(name, shape) for name, shape in used)
 
 
 def size_of(model: Model) -> int:

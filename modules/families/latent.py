@@ -53,6 +53,7 @@ class LatentModel(ABC):
         self.device = placement.device
         self.image_channels = unet.config.in_channels - vae.latent.channels
         self._text_encoders = text_encoders
+        self.taken: Mapping[str, str] = {}
 
     @property
     def components(self) -> Mapping[str, Any]:

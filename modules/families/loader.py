@@ -12,6 +12,7 @@ from modules.families.formats import header_of
 from modules.families.sd1 import SD1Family
 from modules.families.sd2 import SD2Family
 from modules.families.sdxl import RefinerFamily, SDXLFamily
+from modules.families.unet_files import is_unet_only, other_kind
 from modules.families.weights import BeyondHalf
 from modules.library.header import Header, ModelFileError, printable
 from modules.runtime.device import Part, Placement, name_of
@@ -35,10 +36,7 @@ def read_model(
     header = header or header_of(path)
     family = next((family for family in families if family.matches(header)), None)
     if family is None:
-        known = ", ".join(family.name for family in families)
-        raise ModelFileError(
-            path, f"not a checkpoint of a known family ({known}); is it a LoRA, a VAE or an embedding?"
-        )
+        raise ModelFileError(path, unknown(header, families))
     placement = suited(placement, family)
     for _ in PARTS:
         try:
@@ -53,6 +51,16 @@ def read_model(
                 printable(path.name), error.name, PARTS[part], name_of(placement.dtype_of(part)),
             )  # fmt: skip
     return family.load(path, header, config, placement, report)
+
+
+def unknown(header: Header, families: tuple[Family, ...]) -> str:
+    """Why no family takes it."""
+    known = ", ".join(family.name for family in families)
+    if is_unet_only(header):
+        return "this file has only a UNet, and no text encoder beside it"
+    if other := other_kind(header):
+        return f"a model of the family {other}, which is not supported; known are {known}"
+    return f"not a checkpoint of a known family ({known}); is it a LoRA, a VAE or an embedding?"
 
 
 PARTS: Mapping[Part, str] = {"unet": "UNet", "text": "text encoder", "vae": "VAE"}

@@ -67,6 +67,8 @@ def generation_fields(
         "Model hash": checkpoint_hash if settings.add_model_hash_to_info else None,
         "Model": checkpoint_name if settings.add_model_name_to_info else None,
     }
+    noted = dict(extra or {})
+    fields |= {name: noted.pop(name, None) for name in FP8}
     for name in ("VAE hash", "VAE", *VARIATION, "Denoising strength", "Conditional mask weight"):
         fields[name] = given.pop(name, None)
     fields["Clip skip"] = settings.CLIP_stop_at_last_layers if settings.CLIP_stop_at_last_layers > 1 else None
@@ -79,7 +81,6 @@ def generation_fields(
     user = given.pop("User", None)
     if given:
         raise ValueError(f"no fixed place in an infotext for {', '.join(given)}; pass it as extra")
-    noted = dict(extra or {})
     if settings.emphasis != "Original" and any(_emphasised(text, steps) for text in (prompt, negative_prompt)):
         noted.setdefault("Emphasis", settings.emphasis)
     fields |= in_order(noted)
@@ -87,6 +88,7 @@ def generation_fields(
     return {name: value for name, value in fields.items() if value is not None}
 
 
+FP8 = ("FP8 weight", "Cache FP16 weight for LoRA")
 VARIATION = ("Variation seed", "Variation seed strength", "Seed resize from")
 # A1111 writes fields in the order in which they come about while a picture is made: these are the stations. What is of
 # no station comes from extensions, which mostly speak before all but scripts.

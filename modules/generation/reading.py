@@ -221,11 +221,16 @@ def split_sampler(name: str) -> tuple[str, str]:
     return name, ""
 
 
-_WRITTEN_OTHERWISE = {"Beta schedule alpha": "beta_dist_alpha", "Beta schedule beta": "beta_dist_beta"}
+_WRITTEN_OTHERWISE = {
+    "Beta schedule alpha": "beta_dist_alpha",
+    "Beta schedule beta": "beta_dist_beta",
+    "FP8 weight": "fp8_storage",
+    "Cache FP16 weight for LoRA": "cache_fp16_weight",
+}
 
 
 def _setting_of(name: str) -> str:
-    """Its key. A1111 writes two settings under other names than it reads them."""
+    """Its key. A1111 writes some settings under other names than it reads them."""
     return _WRITTEN_OTHERWISE.get(name) or INFOTEXT_SETTINGS.get(name, "")
 
 

@@ -128,6 +128,9 @@ class Rig:
         shelf, settings = self._shelf, self._settings
         loaded = shelf.load(checkpoint)
         at_work = AtWork(loaded, shelf.vae_for(loaded.checkpoint, settings))
+        taken = [f"{part.lower()} {names}" for part, names in taken_notes(at_work).items()]
+        if taken:
+            at_work.warnings.append(f"{loaded.checkpoint.model_name} is only a UNet: {', '.join(taken)}")
         zero_snr = settings.sd_noise_schedule == "Zero Terminal SNR"
         self._networks.enter_context(noise_levels(loaded.model, zero_snr, settings.use_downcasted_alpha_bar))
         self._networks.enter_context(shelf.vaes.using(loaded.model, at_work.vae))
@@ -135,7 +138,8 @@ class Rig:
         if self._below is not None:
             self.fallback = at_work.plan
         if shelf.networks is not None:
-            at_work.networks, at_work.warnings = networks_from(tags, shelf.networks)
+            at_work.networks, unknown = networks_from(tags, shelf.networks)
+            at_work.warnings += unknown
             # A refiner and another checkpoint of the hires pass get the networks of the prompt too, as far as they fit.
             lenient = self._first not in (None, checkpoint)
             changes = applied(loaded.model, at_work.networks, settings.lora_functional, lenient)
@@ -152,6 +156,7 @@ class Rig:
         each prompt all texts of its schedule."""
         at_work, settings, networks = self.at_work, self._settings, self._shelf.networks
         notes: dict[str, object] = {"Downcast alphas_cumprod": settings.use_downcasted_alpha_bar}
+        notes |= fp8_notes(at_work.loaded.model, settings) | taken_notes(at_work)
         if settings.sd_noise_schedule != "Default":
             notes["Noise Schedule"] = settings.sd_noise_schedule
         if networks is None:
@@ -196,3 +201,16 @@ def vae_dtypes(settings: Settings) -> tuple[torch.dtype, ...]:
     """What a VAE that overflows may compute in instead, one after the other."""
     wanted = {torch.bfloat16: settings.auto_vae_precision_bfloat16, torch.float32: settings.auto_vae_precision}
     return tuple(dtype for dtype, on in wanted.items() if on)
+
+
+def fp8_notes(model: Model, settings: Settings) -> dict[str, object]:
+    """Where the UNet's weights are kept in 8 bits, in A1111's words."""
+    if not model.placement.fp8:
+        return {}
+    return {"FP8 weight": settings.fp8_storage, "Cache FP16 weight for LoRA": str(settings.cache_fp16_weight)}
+
+
+def taken_notes(at_work: AtWork) -> dict[str, str]:
+    """What a UNet-only file got from other files. Another VAE in the place of that one is told as it always is."""
+    taken = at_work.loaded.model.taken
+    return {part: names for part, names in taken.items() if at_work.vae is None or not part.startswith("VAE")}

@@ -46,8 +46,9 @@ LoadWatch = Callable[[float], None]  # 0–1 of the bytes
 class Engine(Protocol):
     """What the worker needs of the machine room."""
 
-    def load(self, checkpoint: Checkpoint, watch: LoadWatch) -> Any:
-        """`watch` is told how much of it is there, and may raise to end the load."""
+    def load(self, checkpoint: Checkpoint, watch: LoadWatch, settings: Settings | None = None) -> Any:
+        """`watch` is told how much of it is there, and may raise to end the load. `settings`: of the job that it is
+        for; None: those of now."""
 
     def unload(self) -> None: ...
 
@@ -67,7 +68,7 @@ class NoEngine:
     def __init__(self, sentence: str):
         self._sentence = sentence
 
-    def load(self, checkpoint: Checkpoint, watch: LoadWatch) -> Any:
+    def load(self, checkpoint: Checkpoint, watch: LoadWatch, settings: Settings | None = None) -> Any:
         raise JobFailed(self._sentence)
 
     def unload(self) -> None:
@@ -226,10 +227,10 @@ class Worker:
         self._report("ready", "no checkpoint is loaded; it is loaded when it is needed")
         self._emptied.set()
 
-    def _load(self, engine: Engine, checkpoint: Checkpoint, watch: LoadWatch) -> None:
+    def _load(self, engine: Engine, checkpoint: Checkpoint, watch: LoadWatch, settings: Settings | None = None) -> None:
         self._report("loading", f"loading {checkpoint.model_name}, {checkpoint.size / 1e6:.0f} MB")
         try:
-            engine.load(checkpoint, watch)
+            engine.load(checkpoint, watch, settings)
         except (Interrupted, Stopped):
             self._report("ready", f"{checkpoint.model_name} was not loaded to the end; it is loaded when it is needed")
             raise
@@ -271,7 +272,7 @@ class Worker:
         teller.tell(Progress("loading", batches=job.request.batch_count, steps=teller.steps), 0)
         try:
             checkpoint = self._checkpoint_of(job, teller)
-            self._load_for(job, engine, checkpoint, teller)
+            self._load_for(job, engine, checkpoint, teller, settings)
         except Interrupted:
             return self._outcome(run, cut=True)
         if run.ends:
@@ -297,10 +298,10 @@ class Worker:
             teller.tell_saving(last)
         return self._outcome(run, cut)
 
-    def _load_for(self, job: Job, engine: Engine, checkpoint: Checkpoint, teller: "Teller") -> None:
+    def _load_for(self, job: Job, engine: Engine, checkpoint: Checkpoint, teller: "Teller", settings: Settings) -> None:
         self._empty = False
         try:
-            self._load(engine, checkpoint, teller.loading)
+            self._load(engine, checkpoint, teller.loading, settings)
         except (Interrupted, Stopped):
             log.info("job %s was stopped while %s was being loaded", job.id, checkpoint.model_name)
             raise

@@ -202,6 +202,10 @@ class Catalogue:
     def _records(self, kind: Kind, found: Sequence[Any]) -> list[ModelRecord]:
         folder_of = _Folders(self.roots.get(kind, ()) + (self.roots.get("checkpoint", ()) if kind == "vae" else ()))
         if kind == "checkpoint":
+            whole = {root.path for root in self.roots.get(kind, ())}
+            lone = [root.path for root in self.roots.get("unet", ()) if root.path not in whole]
+            # UNets can be chosen as checkpoints are, but they are a kind of their own here.
+            found = [one for one in found if not any(one.path.is_relative_to(path) for path in lone)]
             return [_of_checkpoint(one, folder_of) for one in found]
         if network := NETWORKS.get(kind):
             return [self._of_network(one, kind, folder_of) for one in found if one.kind == network]

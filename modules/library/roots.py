@@ -71,8 +71,8 @@ def roots_from(paths: Paths, flags: Namespace) -> dict[Kind, tuple[Root, ...]]:
         "embedding": given("embeddings_dir") or [paths.data_dir / "embeddings", models / "embeddings"],
         "hypernetwork": given("hypernetwork_dir") or [models / "hypernetworks"],
         "controlnet": [models / "ControlNet", *given("controlnet_dir")],
-        "text_encoder": [models / "text_encoder", *given("text_encoder_dir")],
-        "unet": [models / "unet"],
+        "text_encoder": [models / "text_encoder", models / "clip", *given("text_encoder_dir")],
+        "unet": [models / "unet", models / "diffusion_models"],
     }
     own = {os.path.abspath(folder) for folder in (paths.root / "models", models, paths.data_dir)}
     roots: dict[Kind, tuple[Root, ...]] = {}

@@ -26,8 +26,8 @@ class Placement:
     home: torch.device | None = None  # where weights are loaded to, to come to the device later; None: the device
 
     def __str__(self) -> str:
-        upcast = ", upcast" if self.upcast else ""
-        return f"{self.device} {name_of(self.unet_dtype)}{upcast}"
+        more = (", upcast" if self.upcast else "") + (", weights in fp8" if self.fp8 else "")
+        return f"{self.device} {name_of(self.unet_dtype)}{more}"
 
     @property
     def loads_to(self) -> torch.device:

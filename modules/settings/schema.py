@@ -193,6 +193,12 @@ class Optimizations(Section):
         False, "Pad as old versions did, with the same vector again.", infotext="Pad conds v0"
     )
     batch_cond_uncond: bool = setting(True, "Prompt and negative prompt go through the network together.")
+    fp8_storage: Literal["Disable", "Enable for SDXL", "Enable"] = setting(
+        "Disable", "Keep the UNet's weights in 8 bits: half the memory, a slightly different picture."
+    )
+    cache_fp16_weight: bool = setting(
+        False, "Keep them in all their bits too, in main memory, for LoRAs to be added to: more exact."
+    )
     persistent_cond_cache: bool = setting(True, "What prompts were encoded to is kept for the jobs that follow.")
 
 
@@ -282,6 +288,9 @@ class StableDiffusion(Section):
     )
     enable_prompt_comments: bool = setting(True, "Text after # in a prompt is a comment.")
     sd_vae: str = setting("Automatic", "The VAE: a file's name, Automatic or None.", infotext="VAE")
+    sd_text_encoders: str = setting(
+        "", "Text encoders for checkpoints without: files of models/text_encoder, with commas. Empty: a checkpoint's."
+    )
     sd_vae_overrides_per_model_preferences: bool = setting(
         True, "The VAE chosen above goes before what a checkpoint's own notes ask for."
     )

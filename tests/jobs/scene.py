@@ -37,7 +37,7 @@ class Painter:
         self.loaded: list[str] = []
         self.painted: list[tuple[int, int]] = []  # (seed, index)
 
-    def load(self, checkpoint: Checkpoint, watch: LoadWatch) -> str:
+    def load(self, checkpoint: Checkpoint, watch: LoadWatch, settings: Settings | None = None) -> str:
         self.on_load(checkpoint, watch)
         self.loaded.append(checkpoint.name)
         return checkpoint.name
