@@ -17,7 +17,7 @@ from modules.library.downloads.fetch import RemoteFile, disk_error
 from modules.library.downloads.naming import safe_name, safe_relative
 from modules.library.header import printable
 from modules.library.walking import places
-from modules.runtime.files import write_whole
+from modules.runtime.files import sync_folder, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +190,7 @@ def put_in_place(order: Order) -> None:
                 if part.exists():  # else an earlier try came so far
                     os.rename(part, part.with_name(part.name.removesuffix(".part")))
         os.rename(order.part, order.target)
+        sync_folder(order.target.parent)
         order.state_file.unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error) from None

@@ -149,7 +149,7 @@ function drawFound() {
     ...(chosen.refused ? [inWords(chosen.refused)] : []),
     ...found.notes.map(inWords),
     ...found.licence.map((text) => say("download.licence", { text: inWords(text) })),
-    ...(chosen.sha256 ? [`SHA-256 ${chosen.sha256}`] : []),
+    ...(chosen.sha256 ? [`SHA-256 ${chosen.sha256.slice(0, 16)}…`] : []),
   ];
   form.querySelector(".notes").replaceChildren(...notes.map((textContent) => make("li", { textContent })));
 }
