@@ -84,7 +84,7 @@ class Reach:
     ):
         self.token_for, self.local, self.patience = token_for, local, patience or Patience()
         self._proxies = proxies
-        self._pools: dict[str, Any] = {}
+        self._pools: dict[tuple[str, str], Any] = {}  # by scheme and proxy
 
     @contextmanager
     def get(self, address: str, headers: Mapping[str, str] | None = None, token: str | None = None) -> Iterator[Answer]:
@@ -170,18 +170,18 @@ class Reach:
             yield response
 
     def _pool(self, where: httpx.URL) -> Any:
-        """One for each proxy, and one for none."""
-        is_local = authority(where) in self.local
-        proxy = "" if is_local else self._proxy_for(where)
-        if proxy not in self._pools:
-            context = None if self.local else httpx.create_ssl_context()
+        """One for each proxy, and one for none; the certificates are read when the first https address is asked."""
+        proxy = "" if authority(where) in self.local else self._proxy_for(where)
+        key = (where.scheme, proxy)
+        if key not in self._pools:
+            context = httpx.create_ssl_context() if where.scheme == "https" else None
             if proxy:
                 log.info("downloads go through the proxy of this machine's settings")
-                self._pools[proxy] = _proxied(proxy, context)
+                self._pools[key] = _proxied(proxy, context)
             else:
                 backend = CheckedBackend(self.local)
-                self._pools[proxy] = httpcore.ConnectionPool(context, network_backend=backend, keepalive_expiry=10.0)
-        return self._pools[proxy]
+                self._pools[key] = httpcore.ConnectionPool(context, network_backend=backend, keepalive_expiry=10.0)
+        return self._pools[key]
 
     def _proxy_for(self, where: httpx.URL) -> str:
         found = self._proxies()

@@ -2,12 +2,14 @@
 request is written down with its headers."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from modules.library.downloads.reach import Patience, Reach
@@ -61,6 +63,12 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def encrypt(self, key: Path, certificate: Path) -> None:
+        """From now on it speaks TLS."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     def reach(self, *others: "Hub", **more: Any) -> Reach:
         local = frozenset({self.host, *(other.host for other in others)})

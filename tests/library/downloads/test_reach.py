@@ -1,6 +1,8 @@
 """Where requests may go. The names that resolve to private addresses are those that every resolver knows."""
 
+import shutil
 import socket
+import subprocess
 import threading
 
 import pytest
@@ -103,6 +105,45 @@ def test_a_token_goes_to_its_own_host_only(hub, storage):
         answer.read()
     assert hub.asked[1].headers["authorization"] == "Bearer from-the-link"
     assert "authorization" not in storage.asked[1].headers
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """For models.example, signed by itself."""
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl on this machine")
+    files = (tmp_path / "key.pem", tmp_path / "cert.pem")
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=models.example"
+    )
+    more = ["-addext", "subjectAltName=DNS:models.example", "-keyout", str(files[0]), "-out", str(files[1])]
+    subprocess.run([*command.split(), *more], check=True, capture_output=True)
+    return files
+
+
+def test_certificates_count(hub, certificate, monkeypatch):
+    """One that the machine trusts opens the door, any other does not, and the name has to be the certificate's."""
+    key, cert = certificate
+    hub.encrypt(key, cert)
+    hub.answers["/x"] = (200, {}, b"over TLS")
+    port = hub.host.partition(":")[2]
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: real("127.0.0.1", *rest, **more))
+
+    def get(host: str) -> bytes:
+        reach = Reach(local=frozenset({f"{host}:{port}"}), proxies=dict)
+        try:
+            with reach.get(f"https://{host}:{port}/x") as answer:
+                return answer.read()
+        finally:
+            reach.close()
+
+    with pytest.raises(DownloadError, match="certificate that is not trusted"):
+        get("models.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    assert get("models.example") == b"over TLS"
+    with pytest.raises(DownloadError, match="certificate that is not trusted"):
+        get("other.example")
 
 
 def test_only_so_much_is_read(hub):
