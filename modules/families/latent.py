@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from modules.diffusion.prediction import (
     c_in,
@@ -54,6 +55,7 @@ class LatentModel(ABC):
         self.image_channels = unet.config.in_channels - vae.latent.channels
         self._text_encoders = text_encoders
         self.taken: Mapping[str, str] = {}
+        self._crosses: Any = WeakTensorKeyDictionary()  # conditionings in the UNet's dtype, as long as they live
 
     @property
     def components(self) -> Mapping[str, Any]:
@@ -92,10 +94,19 @@ class LatentModel(ABC):
         x = x.to(torch.float32 if self.placement.upcast else dtype)
         if self.placement.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        cross = conditioning.cross.to(dtype)
+        cross = self._taken(conditioning.cross, dtype)
         added = None if conditioning.vector is None else self._added(conditioning.vector)
         predicted: Tensor = self.unet(x, timestep, cross, added_cond_kwargs=added, return_dict=False)[0]
         return predicted.float()
+
+    def _taken(self, cross: Tensor, dtype: torch.dtype) -> Tensor:
+        """In the UNet's dtype, the same tensor at every call: what the UNet makes of it is kept as long as it lives."""
+        if cross.dtype is dtype or torch.is_grad_enabled():
+            return cross.to(dtype)
+        taken: Tensor | None = self._crosses.get(cross)
+        if taken is None or taken.dtype is not dtype:
+            taken = self._crosses[cross] = cross.to(dtype)
+        return taken
 
     def _added(self, vector: Tensor) -> Mapping[str, Tensor]:
         """The vector of a conditioning as the UNet takes it; nothing, in families that have none."""

@@ -9,8 +9,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from modules.families import fp8, ldm, upcast, weights
+from modules.families.attention import attend_in
 from modules.families.family import EDITING, INPAINTING, LatentFormat
 from modules.families.hints import Hints, LayoutError, building
+from modules.families.layers import hastened
 from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
@@ -32,6 +34,8 @@ def load_unet(
     if placement.fp8:
         fp8.keep(unet, placement.fp8_full)
     weights.fill(unet, names, file, placement.unet_dtype, placement.loads_to, placement.channels_last)
+    attend_in(unet, placement)
+    hastened(unet)
     for block in unet.up_blocks:
         if block.upsamplers:
             block.upsamplers[0].forward = partial(upsample, block.upsamplers[0].conv)

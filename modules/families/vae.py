@@ -12,8 +12,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from modules.families import ldm, weights
+from modules.families.attention import attend_in
 from modules.families.family import LatentFormat
 from modules.families.hints import LayoutError, building
+from modules.families.layers import hastened
 from modules.families.vae_tiles import tiled
 from modules.families.weights import Weights
 from modules.runtime.device import Placement
@@ -54,6 +56,8 @@ def load_vae(
         network = AutoencoderKL.from_config(config)
     names = ldm.vae_names(network.state_dict(), levels, prefix)
     weights.fill(network, names, file, placement.vae_dtype, placement.loads_to, placement.channels_last)
+    attend_in(network, placement)
+    hastened(network)
     return Vae(network, latent, placement.device, preview_from(file.header.metadata))
 
 

@@ -109,7 +109,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("SGM noise multiplier", "Extra noise"),
     ("Eta", "Eta DDIM", "Sigma churn", "Sigma tmin", "Sigma tmax", "Sigma noise", "DDPM variance"),
     ("Hires refiner", "Refiner", "Refiner switch at", "Skip Early CFG", "NGMS", "NGMS all steps"),
-    ("Pad conds", "Pad conds v0", "Step caching"),
+    ("Pad conds", "Pad conds v0", "Step caching", "Attention"),
     ("VAE Decoder",),
 )
 _EXTENSIONS = ORDER.index(())

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from modules.families.attention import attention
 from modules.families.family import Model, TextOptions
 from modules.families.latent import noise_levels
 from modules.families.levels import MemoryPlan, Work
@@ -24,6 +25,7 @@ from modules.library.checkpoints import Checkpoint
 from modules.library.network_tags import Network, hashes_of, networks_from
 from modules.library.vaes import VaeFile
 from modules.prompt.networks import NetworkTag
+from modules.runtime.attention import Backend, backend_for
 from modules.runtime.memory import is_out_of_memory
 from modules.settings.schema import Settings
 
@@ -37,6 +39,7 @@ class AtWork:
     """One checkpoint with its networks."""
 
     loaded: Loaded
+    backend: Backend
     vae: VaeFile | None = None  # None: the checkpoint's own
     networks: Sequence[Network] = ()
     warnings: list[str] = field(default_factory=list)  # sentences for the user
@@ -79,6 +82,7 @@ class Rig:
             self._first = self._first or checkpoint
         if keys[:2] != self._keys[:2]:
             self._manner.close()
+            self._manner.enter_context(attention(self.model, self.at_work.backend, settings.upcast_attn))
             self._manner.enter_context(tiling(self.model, settings.tiling))
             self._manner.enter_context(token_merging(self.model, merging))
             self._manner.enter_context(step_caching(self.model, settings.step_caching))
@@ -127,7 +131,11 @@ class Rig:
     def _changed(self, checkpoint: str, tags: Sequence[NetworkTag]) -> AtWork:
         shelf, settings = self._shelf, self._settings
         loaded = shelf.load(checkpoint)
-        at_work = AtWork(loaded, shelf.vae_for(loaded.checkpoint, settings))
+        backend = backend_for(
+            settings.cross_attention_optimization, loaded.model.placement.attention, loaded.model.device
+        )
+        at_work = AtWork(loaded, backend, shelf.vae_for(loaded.checkpoint, settings))
+        at_work.warnings += [backend.missing] if backend.missing else []
         taken = [f"{part.lower()} {names}" for part, names in taken_notes(at_work).items()]
         if taken:
             at_work.warnings.append(f"{loaded.checkpoint.model_name} is only a UNet: {', '.join(taken)}")
@@ -157,6 +165,8 @@ class Rig:
         at_work, settings, networks = self.at_work, self._settings, self._shelf.networks
         notes: dict[str, object] = {"Downcast alphas_cumprod": settings.use_downcasted_alpha_bar}
         notes |= fp8_notes(at_work.loaded.model, settings) | taken_notes(at_work)
+        if settings.add_attention_to_infotext:
+            notes["Attention"] = at_work.backend.name
         if settings.sd_noise_schedule != "Default":
             notes["Noise Schedule"] = settings.sd_noise_schedule
         if networks is None:

@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from modules.runtime.attention import Wanted, wanted_by
+
 Part = Literal["unet", "text", "vae"]
 
 
@@ -24,6 +26,7 @@ class Placement:
     wide_dtype: torch.dtype = torch.float32  # for parts that leave fp16's range: 16 bits too, where the device can
     upcast: bool = False  # the UNet computes in fp32 where its halves lose most (families/upcast.py)
     home: torch.device | None = None  # where weights are loaded to, to come to the device later; None: the device
+    attention: Wanted = Wanted()  # what the flags ask for
 
     def __str__(self) -> str:
         more = (", upcast" if self.upcast else "") + (", weights in fp8" if self.fp8 else "")
@@ -90,7 +93,8 @@ def placement_from(flags: Namespace, card: Card | None = None) -> Placement:
     channels_last = unet is torch.bfloat16 if card.device.type == "cpu" else bool(flags.opt_channelslast)
     upcast = bool(flags.upcast_sampling) and unet is not torch.float32
     wide = torch.bfloat16 if card.has_bf16 else torch.float32
-    return Placement(card.device, unet, text, vae, channels_last, wide_dtype=wide, upcast=upcast)
+    attention = wanted_by(flags)
+    return Placement(card.device, unet, text, vae, channels_last, wide_dtype=wide, upcast=upcast, attention=attention)
 
 
 def dtypes_for(flags: Namespace, card: Card) -> tuple[torch.dtype, torch.dtype, torch.dtype]:

@@ -190,7 +190,6 @@ def _unknown_words(word: str) -> str:
     return f"there is no flag {name}; {hint}"
 
 
-_ATTENTION = "attention is torch's own fast one, always; there is nothing to choose"
 _DOWNLOADS = "nothing is ever downloaded unasked"
 _PICKLES = "code inside model files never runs, and no flag changes that"
 _TUNNEL = "no tunnel is opened; use --listen behind a tunnel or proxy of yours"
@@ -286,20 +285,20 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--lowram", "load weights straight to the GPU", note="weights are mapped from the file, always"),
         Flag("--disable-model-loading-ram-optimization", "load weights plainly", note="weights are mapped, always"),
         Flag("--skip-load-model-at-start", "load the checkpoint when the first picture is asked for"),
-        Flag("--xformers", "attention by xformers", note=_ATTENTION),
-        Flag("--force-enable-xformers", "attention by xformers, untested", note=_ATTENTION),
-        Flag("--xformers-flash-attention", "flash attention by xformers", note=_ATTENTION),
-        Flag("--reinstall-xformers", "install xformers again", note=_ATTENTION),
-        Flag("--opt-split-attention", "attention in slices", note=_ATTENTION),
-        Flag("--opt-split-attention-v1", "attention in slices, older", note=_ATTENTION),
-        Flag("--opt-split-attention-invokeai", "attention in InvokeAI's way", note=_ATTENTION),
-        Flag("--opt-sub-quad-attention", "attention with less memory", note=_ATTENTION),
-        Flag("--sub-quad-q-chunk-size", "its query chunk", "whole", 1024, note=_ATTENTION),
-        Flag("--sub-quad-kv-chunk-size", "its key chunk", "whole", note=_ATTENTION),
-        Flag("--sub-quad-chunk-threshold", "its threshold in percent", "whole", note=_ATTENTION),
-        Flag("--opt-sdp-attention", "torch's attention", note=_ATTENTION),
-        Flag("--opt-sdp-no-mem-attention", "torch's attention, deterministic", note=_ATTENTION),
-        Flag("--disable-opt-split-attention", "plain attention", note=_ATTENTION),
+        Flag("--xformers", "attention by xformers, if it is installed and the device is an NVIDIA card"),
+        Flag("--force-enable-xformers", "the same"),
+        Flag("--xformers-flash-attention", "flash attention by xformers", note="xformers chooses its kernel itself"),
+        Flag("--reinstall-xformers", "install xformers again", note="it is yours to install: pip install xformers"),
+        Flag("--opt-sdp-attention", "attention by torch (sdp), the default wherever torch has fast kernels"),
+        Flag("--opt-sdp-no-mem-attention", "the same without the kernel whose results vary from run to run"),
+        Flag("--opt-sub-quad-attention", "attention in slices, which takes less memory (sub-quadratic)"),
+        Flag("--sub-quad-q-chunk-size", "its slices of queries: how many rows", "whole", 1024),
+        Flag("--sub-quad-kv-chunk-size", "its slices of keys; without it the square root of their number", "whole"),
+        Flag("--sub-quad-chunk-threshold", "percent of the device's memory, above which it also slices keys", "whole"),
+        Flag("--opt-split-attention", "attention in slices: here the same as --opt-sub-quad-attention"),
+        Flag("--opt-split-attention-v1", "the same"),
+        Flag("--opt-split-attention-invokeai", "the same"),
+        Flag("--disable-opt-split-attention", "attention computed plainly, all at once"),
         Flag("--always-batch-cond-uncond", "prompt and negative in one batch", note="they are, always"),
         Flag("--disable-nan-check", "keep pictures of invalid numbers", note="a broken picture is always reported"),
         Flag("--use-ipex", "Intel's extension for torch", note="torch drives Intel GPUs by itself now"),

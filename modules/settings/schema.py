@@ -170,6 +170,21 @@ class ExtraNetworks(Section):
 class Optimizations(Section):
     key, title = "optimizations", "Speed"
 
+    cross_attention_optimization: Literal[
+        "Automatic",
+        "xformers",
+        "sdp-no-mem - scaled dot product without memory efficient attention",
+        "sdp - scaled dot product",
+        "sub-quadratic",
+        "InvokeAI",
+        "Doggettx",
+        "V1 - original v1",
+        "None",
+    ] = setting(
+        "Automatic",
+        "How attention is computed: torch's own (sdp), or in slices, which takes less memory (sub-quadratic; InvokeAI, "
+        "Doggettx and V1 stand for it). Automatic: what the command line says, else the best for this machine.",
+    )
     s_min_uncond: float = setting(
         0.0, "Skip the negative prompt below this noise.", ge=0, le=15, step=0.01, infotext="NGMS"
     )
@@ -306,6 +321,7 @@ class StableDiffusion(Section):
     sd_vae_checkpoint_cache: int = setting(
         0, "VAEs in files of their own that are kept beside the one in use.", ge=0, le=10, step=1
     )
+    upcast_attn: bool = setting(False, "Attention is computed in 32 bits, whatever the rest of the network is in.")
     sd_checkpoint_hash: str = setting("", "The sha256 of the checkpoint in use; kept by the program.", effective=False)
 
 
@@ -363,6 +379,7 @@ class Infotext(Section):
     add_vae_name_to_info: bool = setting(True, "The infotext names the VAE.")
     add_vae_hash_to_info: bool = setting(True, "The infotext has the VAE's hash.")
     add_user_name_to_info: bool = setting(False, "The infotext names the user.", effective=False)
+    add_attention_to_infotext: bool = setting(False, "The infotext says how attention was computed.")
     add_version_to_infotext: bool = setting(True, "The infotext has the program's version.")
     disable_weights_auto_swap: bool = setting(True, "Reading an infotext leaves the checkpoint as it is.")
     infotext_skip_pasting: list[str] = setting([], "Fields of an infotext that are not read.")

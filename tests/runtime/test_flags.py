@@ -51,9 +51,9 @@ def test_what_cannot_be_obeyed_is_said_in_one_sentence(argv, sentence):
 
 
 def test_a_flag_without_effect_is_accepted_with_one_line():
-    assert parse(["--xformers"]).xformers
-    (line,) = notes(["--xformers", "--no-half"])
-    assert line.startswith("--xformers: ") and "\n" not in line
+    assert parse(["--use-ipex"]).use_ipex
+    (line,) = notes(["--use-ipex", "--no-half"])
+    assert line.startswith("--use-ipex: ") and "\n" not in line
 
 
 def test_the_environment_comes_first_and_the_typed_wins():
