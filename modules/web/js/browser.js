@@ -127,8 +127,12 @@ function drawTools(kept = {}) {
 }
 
 function draw() {
+  const focused = document.activeElement?.closest("#easel_cards .card")?.dataset.id;
   cards().replaceChildren();
   append(0);
+  if (!focused) return;
+  const same = [...cards().children].find((card) => card.dataset.id === focused) ?? cards().firstElementChild;
+  same?.querySelector(".use").focus({ preventScroll: true }); // whoever walks by keyboard stays there
 }
 
 function append(first) {
@@ -141,7 +145,7 @@ function append(first) {
 function drawn(model, place) {
   const card = document.getElementById("template-model-card").content.firstElementChild.cloneNode(true);
   card.dataset.place = place;
-  card.dataset.kind = model.kind;
+  Object.assign(card.dataset, { kind: model.kind, id: model.id });
   if (model.group !== undefined) card.classList.toggle("odd", model.group % 2 === 1);
   const [button, details] = card.querySelectorAll("button");
   const picture = card.querySelector("img");
