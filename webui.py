@@ -87,7 +87,7 @@ def dump_system_info(flags: Namespace, paths: Paths) -> int:
         from modules.runtime.device import placement_from
         from modules.runtime.torch_facts import device_facts
 
-        device = device_facts(placement_from(flags))
+        device = device_facts(placement_from(flags), settings.current.cross_attention_optimization)
     except Exception:  # a broken installation is what the report is for
         log.exception("torch could not tell of the device")
         device = None

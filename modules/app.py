@@ -301,7 +301,8 @@ class TorchEngine:
             from modules.runtime.torch_facts import device_facts
 
         placement = placement_from(flags)
-        app.device = device_facts(placement)
+        self._facts = partial(device_facts, placement)
+        app.device = self._facts(app.settings.current.cross_attention_optimization)
         self._app = app
 
         def keeping() -> Keeping:
@@ -380,5 +381,6 @@ class TorchEngine:
             found = identity(name)
             return self._holder.has(found, self._wish(found, settings))
 
+        self._app.device = self._facts(settings.cross_attention_optimization)
         self._vaes.room = 1 + settings.sd_vae_checkpoint_cache
         return self._generate(plan, self._shelf(load, identity, at_hand=at_hand), settings, watch)

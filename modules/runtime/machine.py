@@ -38,6 +38,7 @@ class DeviceFacts:
     processor_features: tuple[str, ...]  # those that matter for speed
     dtypes: Mapping[str, str] = field(default_factory=dict)  # by part
     channels_last: bool = False
+    attention: str = ""  # the backend of the last run, or of the next one
 
 
 def this_machine() -> Machine:

@@ -2,6 +2,7 @@
 
 import torch
 
+from modules.runtime.attention import AUTOMATIC, backend_for
 from modules.runtime.device import Placement
 from modules.runtime.machine import DeviceFacts
 
@@ -18,7 +19,8 @@ FEATURES = (
 )
 
 
-def device_facts(placement: Placement) -> DeviceFacts:
+def device_facts(placement: Placement, attention: str = AUTOMATIC) -> DeviceFacts:
+    """`attention`: the setting cross_attention_optimization."""
     device = placement.device
     cuda = device.type == "cuda"
     major, minor = torch.cuda.get_device_capability(device) if cuda else (0, 0)
@@ -32,6 +34,7 @@ def device_facts(placement: Placement) -> DeviceFacts:
         processor_features=processor_features(),
         dtypes={part: str(dtype).removeprefix("torch.") for part, dtype in parts.items()},
         channels_last=placement.channels_last,
+        attention=backend_for(attention, placement.attention, device).name,
     )
 
 

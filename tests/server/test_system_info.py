@@ -73,6 +73,9 @@ def test_it_tells_what_a_report_needs(known):
     assert report["versions"]["Easel"] and report["versions"]["torch"] and report["versions"]["gradio"]
     assert report["memory"]["total"] > report["memory"]["easel"] > 0 and report["processor"]["cores"] >= 1
     assert report["device"]["device"] == "cpu" and report["device"]["dtypes"]["unet"] in ("bfloat16", "float32")
+    assert report["device"]["attention"] == "sdp"
+    sliced = device_facts(placement_from(known.flags), "sub-quadratic")
+    assert sliced.attention == "sub-quadratic"
     assert report["checkpoint"]["family"] == "SD 1.x"
     hidden = ("outdir_samples", "samples_filename_pattern", "civitai_api_key", "model_trees")
     assert report["settings"] == {"jpeg_quality": 81, **dict.fromkeys(hidden, "…")}
