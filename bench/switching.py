@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--switches", type=int, default=50)
     parser.add_argument("--sdxl", action="store_true")
+    parser.add_argument("--total-gb", type=float, help="as if main memory had so many GB")
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="the program's own, such as --no-half")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--part")
@@ -37,7 +38,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for part in ("prepare", "load", "switch", "reload", *(("prepare_sdxl", "load_sdxl") if arguments.sdxl else ())):
             command = [sys.executable, __file__, "--part", part, "--folder", folder]
-            command += ["--switches", str(arguments.switches), "--flags", *arguments.flags]
+            command += ["--switches", str(arguments.switches)]
+            command += ["--total-gb", str(arguments.total_gb)] if arguments.total_gb else []
+            command += ["--flags", *arguments.flags]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             print(part, json.dumps(json.loads(done.stdout.splitlines()[-1]), indent=1), flush=True)
 
@@ -70,7 +73,7 @@ def load(arguments: argparse.Namespace) -> dict[str, Any]:
 
     size, peak = size_of(model), status("VmHWM")
     return {
-        "placement": str(holder.placement),
+        "placement": str(model.placement),
         "seconds": round(took, 2),
         "cpu_seconds": round(cpu, 2),
         "model_mb": size // 10**6,
@@ -119,14 +122,20 @@ def switched(arguments: argparse.Namespace, most: int | None) -> dict[str, Any]:
 
 
 def scene(arguments: argparse.Namespace, keeping: Any = None) -> tuple[Any, Any]:
+    import torch
+
     from modules.families.holder import Keeping, ModelHolder
     from modules.library.checkpoints import CheckpointLibrary
     from modules.runtime.device import placement_from
     from modules.runtime.flags import parse
+    from modules.runtime.memory import Memory
 
     library = CheckpointLibrary([arguments.folder], arguments.folder / "cache.db")
     checkpoints = {checkpoint.model_name: checkpoint for checkpoint in library.list()}
-    holder = ModelHolder(placement_from(parse(arguments.flags)), keeping=lambda: keeping or Keeping())
+    host = Memory(torch.device("cpu"))
+    if arguments.total_gb:
+        host.total = lambda: int(arguments.total_gb * 1e9)  # type: ignore[method-assign]
+    holder = ModelHolder(placement_from(parse(arguments.flags)), keeping=lambda: keeping or Keeping(), host=host)
     return holder, checkpoints
 
 

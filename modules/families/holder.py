@@ -153,7 +153,8 @@ class ModelHolder:
         started = time.monotonic()
         self._report(f"loading {checkpoint.model_name}, {checkpoint.size / 1e6:.0f} MB", 0.0)
         whole = self._completed(checkpoint, key, wish)
-        header, placement = whole.header, key[4]
+        header = whole.header
+        placement = self._fitted(header, key[4])
         self._keep_to_limits(size_in(header, placement))
         told = Told(checkpoint, header, self._report, watch)
         report = Report(told.part, told.read)
@@ -179,6 +180,18 @@ class ModelHolder:
         return completed(
             checkpoint.path, header, sources, lambda path: vae_header(path) if path == wish.vae else header_of(path)
         )
+
+    def _fitted(self, header: Header, placement: Placement) -> Placement:
+        """Where main memory is too small for a UNet in fp32, that of a file in halves stays in them. It still computes
+        in fp32, the same numbers for a little more time."""
+        if placement.fp8 or placement.device != MAIN or placement.unet_dtype is not torch.float32:
+            return placement
+        dtypes = {info.dtype for name, info in header.tensors.items() if part_of(name) == "unet"}
+        if len(dtypes) != 1 or not dtypes <= {"F16", "BF16"}:
+            return placement
+        if size_in(header, placement) + self._margin() <= self.host.total():
+            return placement
+        return replace(placement, unet_stored=DTYPES[dtypes.pop()])
 
     def _key(self, checkpoint: Checkpoint, wish: Wish) -> Key:
         """Raises ModelFileError for a file that is not the same any more. What was loaded of it is let go."""
@@ -321,7 +334,9 @@ def size_in(header: Header, placement: Placement) -> int:
 
     def width(name: str, shape: tuple[int, ...]) -> int:
         part = part_of(name)
-        return 1 if placement.fp8 and part == "unet" and len(shape) > 1 else placement.dtype_of(part).itemsize
+        if part == "unet" and len(shape) > 1 and (placement.fp8 or placement.unet_stored):
+            return (placement.unet_stored or torch.float8_e4m3fn).itemsize
+        return placement.dtype_of(part).itemsize
 
     known = DTYPES.keys() | QUANTISED
     used = ((name, info.shape) for name, info in header.tensors.items() if is_used(name) and info.dtype in known)

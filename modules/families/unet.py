@@ -31,6 +31,8 @@ def load_unet(
     names = ldm.unet_names(unet.state_dict(), config["layers_per_block"])
     if placement.upcast:
         upcast.upcast(unet)
+    if placement.unet_stored:
+        upcast.stored_in(unet, placement.unet_stored)
     if placement.fp8:
         fp8.keep(unet, placement.fp8_full)
     weights.fill(unet, names, file, placement.unet_dtype, placement.loads_to, placement.channels_last)

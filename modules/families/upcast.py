@@ -1,6 +1,7 @@
 """--upcast-sampling: a UNet whose weights are halves, and in which only matrix products and convolutions are computed
 in halves. All else is fp32: the latent that it takes, the timestep's embedding, norms, gates, what is added up from
-layer to layer, and the last convolution, which says what the network predicts.
+layer to layer, and the last convolution, which says what the network predicts. And the other way to have fp32 in half
+the memory: everything is computed in fp32, with weights that are halves in the file and in memory.
 
 Layers are made so by changing their class: names of parameters, and hooks that others put on them, stay."""
 
@@ -108,4 +109,35 @@ def upcast(unet: UNet2DConditionModel) -> None:
 
 def dtype_in(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """Of this layer's weights, where those of the network are `dtype`."""
+    if isinstance(layer, Stored):
+        return layer.stored
     return torch.float32 if isinstance(layer, Whole) else dtype
+
+
+class Stored:
+    """A layer whose weights stay as they are in the file, and become what it is given for the time of its forward: no
+    bit of the result is another, for half the memory."""
+
+    stored: torch.dtype
+
+
+class StoredLinear(Stored, nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return functional.linear(input, self.weight.to(input.dtype), bias)
+
+
+class StoredConv2d(Stored, nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        y: Tensor = self._conv_forward(input, self.weight.to(input.dtype), bias)
+        return y
+
+
+def stored_in(unet: UNet2DConditionModel, dtype: torch.dtype) -> None:
+    """Before its weights are read."""
+    kinds: dict[type[nn.Module], type[Any]] = {nn.Linear: StoredLinear, nn.Conv2d: StoredConv2d}
+    for name, layer in unet.named_modules():
+        if (kind := kinds.get(type(layer))) and not name.startswith(WHOLE):
+            layer.__class__ = kind
+            layer.stored = dtype

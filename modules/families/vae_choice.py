@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from modules.families import ldm
@@ -11,6 +12,7 @@ from modules.families.formats import opened, vae_header
 from modules.families.hints import LayoutError
 from modules.families.latent import LatentModel
 from modules.families.vae import Vae, load_vae
+from modules.families.weights import BeyondHalf
 from modules.library.header import ModelFileError
 from modules.library.vaes import VaeFile
 
@@ -61,6 +63,10 @@ def read_vae(path: Path, model: LatentModel) -> Vae:
         raise ModelFileError(path, f"this is no VAE: it has no decoder, but tensors such as {found[:80]!r}")
     try:
         with opened(path, header) as file:
-            return load_vae(file, dict(model.vae.network.config), model.latent, model.placement, prefix)
+            load = partial(load_vae, file, dict(model.vae.network.config), model.latent, prefix=prefix)
+            try:
+                return load(placement=model.placement)
+            except BeyondHalf:
+                return load(placement=model.placement.widened("vae"))
     except LayoutError as error:
         raise ModelFileError(path, f"no VAE for this {model.family} model: {error}") from error

@@ -24,12 +24,14 @@ class Placement:
     fp8: bool = False  # the UNet's weights are kept in 8 bits (families/fp8.py)
     fp8_full: bool = False  # and in all their bits in main memory, for LoRAs to start from
     wide_dtype: torch.dtype = torch.float32  # for parts that leave fp16's range: 16 bits too, where the device can
+    unet_stored: torch.dtype | None = None  # what most of the UNet's weights are kept in, if not in unet_dtype
     upcast: bool = False  # the UNet computes in fp32 where its halves lose most (families/upcast.py)
     home: torch.device | None = None  # where weights are loaded to, to come to the device later; None: the device
     attention: Wanted = Wanted()  # what the flags ask for
 
     def __str__(self) -> str:
         more = (", upcast" if self.upcast else "") + (", weights in fp8" if self.fp8 else "")
+        more += f", weights in {name_of(self.unet_stored)}" if self.unet_stored else ""
         return f"{self.device} {name_of(self.unet_dtype)}{more}"
 
     @property

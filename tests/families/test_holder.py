@@ -10,13 +10,15 @@ import psutil
 import pytest
 import torch
 
-from modules.families.family import Conditioning
+from bench.checkpoints import save_original
+from modules.families.family import Conditioning, TextOptions
+from modules.families.footprint import size_of as size_of_network
 from modules.families.formats import header_of
 from modules.families.holder import Keeping, ModelHolder, size_in, size_of
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.library.header import ModelFileError
 from modules.runtime.memory import GIB, Memory
-from tests.tiny import FP32, save_tiny, save_tiny_of, tiny_parts
+from tests.tiny import FP32, OTHER_HEADS, save_tiny, save_tiny_of, tiny_parts
 
 NAMES = ("one", "two", "three")
 
@@ -230,3 +232,21 @@ def test_the_size_is_known_before_it_is_loaded(tmp_path: Path, kind: Any) -> Non
     path = save_tiny_of(tmp_path / "model.safetensors", kind, tiny_parts(kind), more_ema=torch.zeros(1))
     model = ModelHolder(FP32).get(find(tmp_path, "model"))
     assert size_in(header_of(path), FP32) == pytest.approx(size_of(model), rel=0.01)
+
+
+def test_a_unet_of_halves_stays_so_where_fp32_is_too_large_and_gives_the_same(tmp_path: Path) -> None:
+    """SDXL on a CPU without bf16, with 12.7 GB of main memory."""
+    parts = tiny_parts("sdxl")
+    save_original(tmp_path / "xl.safetensors", "sdxl", parts, torch.float16, OTHER_HEADS)
+    machine = Machine(GIB)
+    machine.total = lambda: GIB  # type: ignore[method-assign]
+    small, large = ModelHolder(FP32, host=machine), ModelHolder(FP32, host=Machine(GIB))
+    stored: Any = small.get(find(tmp_path, "xl"))
+    whole: Any = large.get(find(tmp_path, "xl"))
+    others = sum(size_of_network(whole.components[name]) for name in whole.components if name != "unet")
+    assert size_of(stored) - others < 0.7 * (size_of(whole) - others)
+    assert size_in(header_of(tmp_path / "xl.safetensors"), stored.placement) == pytest.approx(size_of(stored), rel=0.1)
+    x, t = torch.randn(2, 4, 16, 16), torch.tensor([5.0, 700.0])
+    with torch.inference_mode():
+        conditioning = whole.encode(["a cat", "a dog"], TextOptions())
+        assert torch.equal(stored.predict(x, t, conditioning), whole.predict(x, t, conditioning))
