@@ -312,7 +312,11 @@ class TorchEngine:
             )
             return Keeping(most, settings.sd_checkpoints_keep_in_cpu)
 
-        residence = Residence(Memory(placement.device), partial(least_level, flags))
+        residence = Residence(
+            Memory(placement.device),
+            partial(least_level, flags),
+            make_room=lambda wanted, memory: self._holder.make_room(wanted, memory),
+        )
         app.memory_plan = residence.facts
 
         def lenders() -> Iterator[Path]:

@@ -109,7 +109,7 @@ class ModelHolder:
         self._at_work = None  # nobody works on the one before; it may go
         if kept := self._kept.get(key):
             self._kept.move_to_end(key)
-            self._keep_to_limits(0, key)
+            self._keep_to_limits(key)
             self._move(kept, self._place(kept.size, kept.model.family) if kept.at == MAIN else kept.at)
             log.info("switched to %s, which was in memory, in %.3f s", name_of(checkpoint), time.monotonic() - started)
         else:
@@ -155,13 +155,10 @@ class ModelHolder:
         whole = self._completed(checkpoint, key, wish)
         header = whole.header
         placement = self._fitted(header, key[4])
-        self._keep_to_limits(size_in(header, placement))
+        placement = replace(placement, home=self._way_made(size_in(header, placement), header))
         told = Told(checkpoint, header, self._report, watch)
         report = Report(told.part, told.read)
         try:
-            placement = replace(
-                placement, home=self._place(size_in(header, placement), family_of(header, self._families))
-            )
             model = read_model(checkpoint.path, placement, checkpoint.config, report, self._families, header)
         except BaseException:
             self._tidy()  # what was half there
@@ -228,8 +225,18 @@ class ModelHolder:
 
     # --- keeping -------------------------------------------------------------------------------------------------
 
-    def _keep_to_limits(self, coming: int, chosen: Key | None = None) -> None:
-        """Before a model of `coming` bytes is loaded, or `chosen` goes to work."""
+    def _way_made(self, coming: int, header: Header) -> torch.device:
+        """Where a model of `coming` bytes is to be loaded to; there is room for it, if others could make it."""
+        self._keep_to_limits()
+        if self.device is not self.host:
+            self.make_room(coming + GIB, self.device)
+        home = self._place(coming, family_of(header, self._families))
+        if home == MAIN:
+            self.make_room(coming + self._margin())
+        return home
+
+    def _keep_to_limits(self, chosen: Key | None = None) -> None:
+        """Before another model is loaded, or `chosen` goes to work."""
         keeping = self._keeping()
         others = [key for key in self._kept if key != chosen]
         most = (keeping.most or len(others) + 1) - 1
@@ -238,8 +245,6 @@ class ModelHolder:
         if self.device is not self.host and keeping.in_main_memory:
             for key in others[::-1]:
                 self._rest(key)
-        if coming:
-            self.make_room(coming + (self._margin() if self.device is self.host else 0), self.device)
 
     def _rest(self, key: Key) -> None:
         """From the device into main memory, if there is room."""

@@ -32,9 +32,15 @@ class Residence:
     """One for a device. A run does `arrange`, changes weights as it likes (LoRAs), then `start`; from then on the parts
     come when they are called. At its end, `settle`: the weights may be changed back."""
 
-    def __init__(self, memory: Memory | None = None, least: Callable[[str], Level] = lambda family: "whole"):
-        """`memory`: None is that of the model's device. `least`: by a family's name, the level that flags ask for."""
-        self._memory, self._least = memory, least
+    def __init__(
+        self,
+        memory: Memory | None = None,
+        least: Callable[[str], Level] = lambda family: "whole",
+        make_room: Callable[[int, Memory], object] = lambda wanted, memory: None,
+    ):
+        """`memory`: None is that of the model's device. `least`: by a family's name, the level that flags ask for.
+        `make_room`: models that are kept for later go, until so many bytes are free, or none is left."""
+        self._memory, self._least, self._make_room = memory, least, make_room
         self.plan: MemoryPlan | None = None  # of the last run
         self.current: MemoryPlan | None = None  # of the run that is going on
         self._available = 0  # when it was planned
@@ -141,6 +147,8 @@ class Residence:
         plans = rungs(footprint_of(model), work, model.latent.factor, memory.moves, self._least(model.family))
         left = lower(plans, below) if below else plans
         present = sum(size_of(network) for network in model.components.values() if memory.has(network))
+        if left:
+            self._make_room(left[0].needed - present, memory)
         available = self._available = memory.free() + present
         plan = choose(left, available) if left else None
         what = f"{work.pictures} × {work.width}×{work.height}"

@@ -12,9 +12,12 @@ import torch
 
 from bench.checkpoints import save_original
 from modules.families.family import Conditioning, TextOptions
+from modules.families.footprint import footprint_of
 from modules.families.footprint import size_of as size_of_network
 from modules.families.formats import header_of
 from modules.families.holder import Keeping, ModelHolder, size_in, size_of
+from modules.families.levels import Work, rungs
+from modules.families.residence import Residence
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary
 from modules.library.header import ModelFileError
 from modules.runtime.memory import GIB, Memory
@@ -250,3 +253,18 @@ def test_a_unet_of_halves_stays_so_where_fp32_is_too_large_and_gives_the_same(tm
     with torch.inference_mode():
         conditioning = whole.encode(["a cat", "a dog"], TextOptions())
         assert torch.equal(stored.predict(x, t, conditioning), whole.predict(x, t, conditioning))
+
+
+def test_kept_models_go_where_a_run_needs_their_room(folder: Path) -> None:
+    machine = Machine(GIB)
+    holder = ModelHolder(FP32, host=machine)
+    models = [machine.watch(holder.get(find(folder, name))) for name in NAMES]
+    machine._free = 0  # others have taken the rest
+    work = Work(pictures=1, rows=2, width=64, height=64)
+    needed = rungs(footprint_of(models[2]), work, 8, moves=False)[0].needed - size_of(models[2])
+    machine._free = needed - machine.free() - 1  # one byte is missing
+    sizes = size_of(models[0])
+    del models[:2]
+    residence = Residence(machine, make_room=holder.make_room)
+    residence.arrange(models[0], work)
+    assert names(holder) == ["two", "three"] and machine.free() == needed - 1 + sizes
