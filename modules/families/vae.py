@@ -16,6 +16,7 @@ from modules.families.attention import attend_in
 from modules.families.family import LatentFormat
 from modules.families.hints import LayoutError, building
 from modules.families.layers import hastened
+from modules.families.mixed import mixed
 from modules.families.vae_tiles import tiled
 from modules.families.weights import Weights
 from modules.runtime.device import Placement
@@ -56,6 +57,8 @@ def load_vae(
         network = AutoencoderKL.from_config(config)
     names = ldm.vae_names(network.state_dict(), levels, prefix)
     weights.fill(network, names, file, placement.vae_dtype, placement.loads_to, placement.channels_last)
+    if placement.vae_mixed and placement.vae_dtype is torch.float32:
+        mixed(network)
     attend_in(network, placement)
     hastened(network)
     return Vae(network, latent, placement.device, preview_from(file.header.metadata))

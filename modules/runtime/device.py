@@ -27,6 +27,7 @@ class Placement:
     unet_stored: torch.dtype | None = None  # what most of the UNet's weights are kept in, if not in unet_dtype
     upcast: bool = False  # the UNet computes in fp32 where its halves lose most (families/upcast.py)
     home: torch.device | None = None  # where weights are loaded to, to come to the device later; None: the device
+    vae_mixed: bool = False  # an fp32 VAE multiplies in bf16 what it adds up in fp32 (families/mixed.py)
     attention: Wanted = Wanted()  # what the flags ask for
 
     def __str__(self) -> str:
@@ -95,8 +96,14 @@ def placement_from(flags: Namespace, card: Card | None = None) -> Placement:
     channels_last = unet is torch.bfloat16 if card.device.type == "cpu" else bool(flags.opt_channelslast)
     upcast = bool(flags.upcast_sampling) and unet is not torch.float32
     wide = torch.bfloat16 if card.has_bf16 else torch.float32
-    attention = wanted_by(flags)
-    return Placement(card.device, unet, text, vae, channels_last, wide_dtype=wide, upcast=upcast, attention=attention)
+    mixed = card.device.type == "cpu" and unet is torch.bfloat16 and vae is torch.float32 and not flags.no_half_vae
+    return Placement(
+        *(card.device, unet, text, vae, channels_last),
+        wide_dtype=wide,
+        upcast=upcast,
+        vae_mixed=mixed,
+        attention=wanted_by(flags),
+    )
 
 
 def dtypes_for(flags: Namespace, card: Card) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
@@ -107,7 +114,7 @@ def dtypes_for(flags: Namespace, card: Card) -> tuple[torch.dtype, torch.dtype, 
     if card.device.type == "cpu":
         if not card.has_bf16:
             return whole, whole, whole
-        # Text encoder and VAE stay in fp32: they are a small part of the time, and bf16's 8 bits show in flat colours.
+        # The text encoder is a small part of the time; the VAE is fp32 where 8 bits would show (families/mixed.py).
         others = torch.bfloat16 if forced else whole
         return torch.bfloat16, others, whole if flags.no_half_vae else others
     if card.breaks_half and not forced and not flags.upcast_sampling:
