@@ -46,7 +46,7 @@ class MemoryPlan:
     bare: int = 0  # the same without: less cannot do
 
     def __str__(self) -> str:
-        said = [TITLES[self.level]]
+        said = [TITLES[self.level]] if self.level != "whole" or not (self.rows or self.tile) else []
         said += [f"UNet {self.rows} at once"] if self.rows else []
         said += [f"VAE in tiles of {self.tile * 8} pixels"] if self.tile else []
         return ", ".join(said)

@@ -123,3 +123,5 @@ def test_small_pictures_have_no_tiles() -> None:
 
 def test_a_plan_says_what_it_is() -> None:
     assert str(MemoryPlan("in turn", 2, 64)) == "parts moved in turn, UNet 2 at once, VAE in tiles of 512 pixels"
+    assert str(MemoryPlan("whole", None, 32)) == "VAE in tiles of 256 pixels"
+    assert str(MemoryPlan("whole", None, None)) == "all parts on the device"
