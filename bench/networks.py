@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from modules.families.family import Model
 from modules.families.networks.applied import applied
+from modules.families.networks.tensors import NetworkFiles
 from modules.library.network_tags import Network
 from modules.library.networks import NetworkLibrary
 
@@ -82,6 +83,12 @@ def applying(folder: Path) -> None:
     changes = applied(model, [Network(file, "net")])
     timed(f"a LoRA of rank {RANK} on SD 1.5's UNet ({len(tensors) // 2} layers), applied", changes.__enter__)
     timed("the same, undone", lambda: changes.__exit__(None, None, None))
+    files = NetworkFiles()
+    files.room = 1
+    for what in ("applied, and its file kept", "applied, its file in memory"):
+        changes = applied(model, [Network(file, "net")], files=files)
+        timed(f"the same, {what}", changes.__enter__)
+        changes.__exit__(None, None, None)
 
 
 def main() -> None:

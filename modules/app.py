@@ -290,6 +290,7 @@ class TorchEngine:
             from modules.families.holder import Keeping, ModelHolder, Wish
             from modules.families.levels import least_level
             from modules.families.networks.embeddings import EmbeddingStore
+            from modules.families.networks.tensors import NetworkFiles
             from modules.families.residence import Residence
             from modules.families.vae_choice import VaeShelf
             from modules.generation.engine import generate
@@ -352,6 +353,7 @@ class TorchEngine:
             vaes=self._vaes,
             residence=residence,
             conditionings=Conditionings(),
+            network_files=NetworkFiles(),
         )
 
     def load(

@@ -150,7 +150,8 @@ class Rig:
             at_work.warnings += unknown
             # A refiner and another checkpoint of the hires pass get the networks of the prompt too, as far as they fit.
             lenient = self._first not in (None, checkpoint)
-            changes = applied(loaded.model, at_work.networks, settings.lora_functional, lenient)
+            shelf.network_files.room = settings.lora_in_memory_limit
+            changes = applied(loaded.model, at_work.networks, settings.lora_functional, lenient, shelf.network_files)
             report = self._networks.enter_context(changes)
             at_work.warnings += report.warnings
             at_work.text_changes = report.text

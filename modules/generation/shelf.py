@@ -8,6 +8,7 @@ from PIL import Image
 
 from modules.families.family import Model
 from modules.families.networks.embeddings import EmbeddingStore
+from modules.families.networks.tensors import NetworkFiles
 from modules.families.residence import Residence
 from modules.families.vae_choice import VaeShelf
 from modules.generation.prompts import Conditionings
@@ -47,6 +48,7 @@ class Shelf:
     embeddings: EmbeddingStore | None = None
     vae_for: Callable[[Checkpoint, Settings], VaeFile | None] = lambda checkpoint, settings: None  # None: its own
     vaes: VaeShelf = field(default_factory=VaeShelf)
+    network_files: NetworkFiles = field(default_factory=NetworkFiles)  # LoRAs that stay in memory
     conditionings: Conditionings = field(default_factory=Conditionings)  # of earlier runs
     residence: Residence = field(default_factory=Residence)  # where on the device a model's parts are
 

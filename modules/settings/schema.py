@@ -161,6 +161,7 @@ class ExtraNetworks(Section):
     lora_bundled_ti_to_infotext: bool = setting(True, "Hashes of embeddings inside of LoRAs go into the infotext.")
     extra_networks_add_text_separator: str = setting(" ", "Text before an inserted network.")
     textual_inversion_add_hashes_to_infotext: bool = setting(True, "Hashes of embeddings go into the infotext.")
+    lora_in_memory_limit: int = setting(0, "LoRA files that stay in memory for the jobs that follow.")
     lora_add_hashes_to_infotext: bool = setting(True, "Hashes of LoRAs go into the infotext.")
     lora_preferred_name: Literal["Alias from file", "Filename"] = setting(
         "Alias from file", "Name that a LoRA card inserts.", effective=False

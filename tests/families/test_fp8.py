@@ -13,8 +13,10 @@ from modules.families import fp8, ldm
 from modules.families.family import Conditioning
 from modules.families.loader import read_model
 from modules.families.networks.applied import applied
+from modules.families.residence import streaming
 from modules.library.header import ModelFileError
 from modules.library.network_tags import Network
+from modules.runtime.memory import Memory
 from tests.families.networks.files import network_of
 from tests.tiny import FP32, save_tiny
 
@@ -172,4 +174,13 @@ def test_a_small_lora_is_not_rounded_away(models: Any, tmp_path: Path, full: boo
         assert not moved(weights_of(model), kept)
         beside = predicted(model)
     assert decibels(beside - before, changed - before) > 3
+    assert torch.equal(predicted(model), before)
+
+
+def test_streamed_it_gives_the_same(models: Any) -> None:
+    """Weights and scales come and go together."""
+    model = models[1]
+    before = predicted(model)
+    with streaming(model.unet, Memory(torch.device("cpu"))):
+        assert torch.equal(predicted(model), before)
     assert torch.equal(predicted(model), before)

@@ -15,7 +15,7 @@ from modules.families.networks.deltas import Delta
 from modules.families.networks.embeddings import Embedding, embedding_from
 from modules.families.networks.hypernetworks import hypernetwork_applied
 from modules.families.networks.names import Target, targets_of
-from modules.families.networks.tensors import opened
+from modules.families.networks.tensors import NetworkFiles
 from modules.library.hashes import Fingerprint
 from modules.library.header import ModelFileError
 from modules.library.network_tags import Network
@@ -32,12 +32,17 @@ class Report:
 
 @contextmanager
 def applied(
-    model: Model, networks: Sequence[Network], functional: bool = False, lenient: bool = False
+    model: Model,
+    networks: Sequence[Network],
+    functional: bool = False,
+    lenient: bool = False,
+    files: NetworkFiles | None = None,
 ) -> Iterator[Report]:
     """`functional`: the changes are computed beside the weights, as the setting lora_functional asks, instead of being
     added to them. `lenient`: what is made for other models is left out with a warning; a refiner gets the networks of a
     prompt that is written for another checkpoint. Else ModelFileError is raised for a network that cannot be used;
-    nothing is changed then."""
+    nothing is changed then. `files`: those that were kept, and may be."""
+    files = files or NetworkFiles()
     report = Report()
     loras = [network for network in networks if network.file.kind == "lora"]
     hypernetworks = [network for network in networks if network.file.kind == "hypernetwork"]
@@ -47,7 +52,7 @@ def applied(
         with torch.no_grad():
             for network in loras:
                 try:
-                    _apply(network, model, targets, weights, report)
+                    _apply(network, model, targets, weights, report, files)
                 except lora.Misfit as misfit:
                     _leave_out(misfit, lenient, report)
         for network in hypernetworks:
@@ -65,9 +70,14 @@ def _leave_out(misfit: lora.Misfit, lenient: bool, report: Report) -> None:
 
 
 def _apply(
-    network: Network, model: Model, targets: lora.Targets, weights: "_Weights | _Beside", report: Report
+    network: Network,
+    model: Model,
+    targets: lora.Targets,
+    weights: "_Weights | _Beside",
+    report: Report,
+    files: NetworkFiles,
 ) -> None:
-    with opened(network.file.path) as tensors:
+    with files.opened(network.file.path) as tensors:
         found = lora.fit(tensors, model, targets)
         if any(target.component != "unet" for target, _ in found.changes):
             now = Fingerprint.of(network.file.path.stat())

@@ -3,10 +3,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from modules.families.family import UNTOLD, Model, TextOptions
 from modules.families.networks.applied import applied
+from modules.families.networks.tensors import NetworkFiles
 from modules.families.sd1 import SD1Family
 from modules.library.header import ModelFileError, read_header
 from modules.library.network_tags import Network
@@ -230,3 +232,40 @@ def test_metadata_that_are_no_json(tmp_path: Path, tiny_model: Model):
     broken = network_from(tmp_path, {f"{layer}.lora_A.weight": torch.ones(1)}, {"lora_adapter_metadata": "{"})
     with pytest.raises(ModelFileError, match="lora_adapter_metadata are no JSON"), applied(tiny_model, [broken]):
         pass
+
+
+def test_files_stay_in_memory_as_many_as_are_wanted(tiny_model: Model, tmp_path: Path):
+    """What is applied of them is the same; a file that has changed is read anew."""
+    paths = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for seed, path in enumerate(paths):
+        torch.manual_seed(seed)
+        half = {
+            f"{TO_Q}.lora_up.weight": torch.randn(64, 2).half(),
+            f"{TO_Q}.lora_down.weight": torch.randn(2, 64).half(),
+        }
+        save_file({**half, f"{FC1}.diff": torch.randn(64, 32)}, path)
+    networks = [network_of(path, "lora") for path in paths]
+    files = NetworkFiles()
+
+    def results(*chosen: Network) -> list[Tensor]:
+        with applied(tiny_model, chosen, files=files):
+            return list(state(tiny_model).values())
+
+    def same(one: list[Tensor], other: list[Tensor]) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    plain = results(*networks)
+    assert files.kept() == ()
+    files.room = 2
+    assert same(results(*networks), plain)
+    assert files.kept() == tuple(paths)
+    assert same(results(*networks), plain)
+    files.room = 1
+    assert same(results(networks[0]), results(networks[0]))
+    assert files.kept() == (paths[0],)
+    before = results(networks[0])
+    save_file({f"{FC1}.diff": torch.randn(64, 32)}, paths[0])
+    assert not same(results(networks[0]), before)
+    paths[0].unlink()
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        results(networks[0])
