@@ -23,11 +23,12 @@ def dpmpp_sde(
 ) -> Tensor:
     """SDE-DPM-Solver++(2S): a stochastic step to the middle, and from the start again with what was found there."""
     total = len(sigmas) - 1
+    levels = sigmas.tolist()
     for i in range(total):
         sigma, sigma_next = sigmas[i], sigmas[i + 1]
         x0 = denoise(x, sigma)
         on_step(Step(i, total, sigma, x0))
-        if sigma_next == 0:
+        if levels[i + 1] == 0:
             x = x + to_d(x, sigma, x0) * (sigma_next - sigma)
             continue
         middle = halfway(sigma, sigma_next)
@@ -79,12 +80,13 @@ def _dpmpp_2m_sde(
 ) -> Tensor:
     """`rule` weighs the change of x0 since the step before."""
     total = len(sigmas) - 1
+    levels = sigmas.tolist()
     h_old, x0_old = None, x
     for i in range(total):
         sigma, sigma_next = sigmas[i], sigmas[i + 1]
         x0 = denoise(x, sigma)
         on_step(Step(i, total, sigma, x0))
-        if sigma_next == 0:
+        if levels[i + 1] == 0:
             x = x0
             continue
         h = sigma.log() - sigma_next.log()
@@ -110,13 +112,14 @@ def dpmpp_3m_sde(
 ) -> Tensor:
     """SDE-DPM-Solver++(3M): the parabola through the last three x0."""
     total = len(sigmas) - 1
+    levels = sigmas.tolist()
     x0s: list[Tensor] = []  # of the steps before, the latest first
     hs: list[Tensor] = []
     for i in range(total):
         sigma, sigma_next = sigmas[i], sigmas[i + 1]
         x0 = denoise(x, sigma)
         on_step(Step(i, total, sigma, x0))
-        if sigma_next == 0:
+        if levels[i + 1] == 0:
             x = x0
             continue
         h = sigma.log() - sigma_next.log()

@@ -12,13 +12,14 @@ from modules.diffusion.steps import Denoise, Noise, OnStep, Step, ancestral_step
 def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnStep) -> Tensor:
     """DPM-Solver++(2M), algorithm 2 of Lu et al. (2022b)."""
     total = len(sigmas) - 1
+    levels = sigmas.tolist()
     old_x0 = torch.zeros_like(x)
     for i in range(total):
         sigma, sigma_next = sigmas[i], sigmas[i + 1]
         x0 = denoise(x, sigma)
         on_step(Step(i, total, sigma, x0))
         h = sigma.log() - sigma_next.log()  # infinite in a last step to 0, where x becomes x0
-        if i == 0 or sigma_next == 0:
+        if i == 0 or levels[i + 1] == 0:
             d = x0
         else:
             r = (sigmas[i - 1].log() - sigma.log()) / h
@@ -41,18 +42,20 @@ def dpmpp_2s_ancestral(
     """DPM-Solver++(2S), algorithm 1 of Lu et al. (2022b), down to less than the next level, and fresh noise up to
     it."""
     total = len(sigmas) - 1
+    levels = sigmas.tolist()
+    downs = ancestral_step(sigmas[:-1], sigmas[1:], eta)[0].tolist()
     for i in range(total):
         sigma = sigmas[i]
         x0 = denoise(x, sigma)
         on_step(Step(i, total, sigma, x0))
         down, up = ancestral_step(sigma, sigmas[i + 1], eta)
-        if down == 0:
+        if downs[i] == 0:
             x = x + to_d(x, sigma, x0) * (down - sigma)
         else:
             middle = halfway(sigma, down)
             x0_middle = denoise(exact(x, x0, sigma, middle), middle)
             x = exact(x, x0_middle, sigma, down)
-        if sigmas[i + 1] > 0:
+        if levels[i + 1] > 0:
             x = x + noise() * s_noise * up
     return x
 

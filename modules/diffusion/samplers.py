@@ -3,6 +3,7 @@ steps.py has the contract. Here are those that integrate dx/dsigma, and the tabl
 
 from math import inf
 
+import torch
 from numpy.polynomial import Polynomial
 from torch import Tensor
 
@@ -23,6 +24,10 @@ from modules.diffusion.steps import (
 )
 
 __all__ = ["SAMPLERS", "Denoise", "Noise", "OnStep", "Sampler", "Step", "options_of"]
+
+
+# Which steps end in 0 is read from the device once, before the loop: inside of it every such question would wait until
+# all that was asked of the device before is done.
 
 
 def euler(
@@ -52,12 +57,13 @@ def euler_ancestral(
 ) -> Tensor:
     """An Euler step down to less than the next level, and fresh noise up to it."""
     total = len(sigmas) - 1
+    levels = sigmas.tolist()
     for i in range(total):
         x0 = denoise(x, sigmas[i])
         on_step(Step(i, total, sigmas[i], x0))
         down, up = ancestral_step(sigmas[i], sigmas[i + 1], eta)
         x = x + to_d(x, sigmas[i], x0) * (down - sigmas[i])
-        if sigmas[i + 1] > 0:
+        if levels[i + 1] > 0:
             x = x + noise() * up
     return x
 
@@ -76,19 +82,20 @@ def heun(
 ) -> Tensor:
     """Algorithm 2 of Karras et al. (2022)."""
     total = len(sigmas) - 1
+    levels = sigmas.tolist()
     for i in range(total):
         x, sigma = churn(x, sigmas[i], total, noise, s_churn, s_tmin, s_tmax, s_noise)
         x0 = denoise(x, sigma)
         on_step(Step(i, total, sigmas[i], x0))
-        x = heun_step(denoise, x, sigma, sigmas[i + 1], x0)
+        x = heun_step(denoise, x, sigma, sigmas[i + 1], x0, levels[i + 1] == 0)
     return x
 
 
-def heun_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, x0: Tensor) -> Tensor:
+def heun_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, x0: Tensor, is_last: bool) -> Tensor:
     """With the mean of the slopes at both ends; to 0, where there is none, an Euler step."""
     d = to_d(x, sigma, x0)
     euler_x = x + d * (sigma_next - sigma)
-    if sigma_next == 0:
+    if is_last:
         return euler_x
     d_next = to_d(euler_x, sigma_next, denoise(euler_x, sigma_next))
     return x + (d + d_next) / 2 * (sigma_next - sigma)
@@ -108,11 +115,12 @@ def dpm_2(
 ) -> Tensor:
     """The slope in the middle of the step, as DPM-Solver-2 of Lu et al. (2022a), with the churn of Karras et al."""
     total = len(sigmas) - 1
+    levels = sigmas.tolist()
     for i in range(total):
         x, sigma = churn(x, sigmas[i], total, noise, s_churn, s_tmin, s_tmax, s_noise)
         x0 = denoise(x, sigma)
         on_step(Step(i, total, sigmas[i], x0))
-        x = midpoint_step(denoise, x, sigma, sigmas[i + 1], x0)
+        x = midpoint_step(denoise, x, sigma, sigmas[i + 1], x0, levels[i + 1] == 0)
     return x
 
 
@@ -128,19 +136,20 @@ def dpm_2_ancestral(
 ) -> Tensor:
     """`dpm_2` down to less than the next level, and fresh noise up to it."""
     total = len(sigmas) - 1
+    downs = ancestral_step(sigmas[:-1], sigmas[1:], eta)[0].tolist()
     for i in range(total):
         x0 = denoise(x, sigmas[i])
         on_step(Step(i, total, sigmas[i], x0))
         down, up = ancestral_step(sigmas[i], sigmas[i + 1], eta)
-        x = midpoint_step(denoise, x, sigmas[i], down, x0)
-        if down > 0:
+        x = midpoint_step(denoise, x, sigmas[i], down, x0, downs[i] == 0)
+        if downs[i] > 0:
             x = x + noise() * s_noise * up
     return x
 
 
-def midpoint_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, x0: Tensor) -> Tensor:
+def midpoint_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, x0: Tensor, is_last: bool) -> Tensor:
     d = to_d(x, sigma, x0)
-    if sigma_next == 0:
+    if is_last:
         return x + d * (sigma_next - sigma)
     middle = halfway(sigma, sigma_next)
     x_middle = x + d * (middle - sigma)
@@ -176,12 +185,13 @@ def restart(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: 
     """Xu et al. (2023), "Restart sampling": Heun's steps, and from 20 steps on, once or twice, back up from about 0.1
     to about 2 with fresh noise and down again. The number of steps stays about that of `sigmas`."""
     walk = restart_walk(sigmas)
+    levels = torch.stack([torch.stack(step) for step in walk]).tolist()
     for i, (sigma, sigma_next) in enumerate(walk):
-        if i > 0 and sigma > walk[i - 1][1]:
+        if i > 0 and levels[i][0] > levels[i - 1][1]:
             x = x + noise() * (sigma**2 - walk[i - 1][1] ** 2).sqrt()
         x0 = denoise(x, sigma)
         on_step(Step(i, len(walk), sigma, x0))
-        x = heun_step(denoise, x, sigma, sigma_next, x0)
+        x = heun_step(denoise, x, sigma, sigma_next, x0, levels[i][1] == 0)
     return x
 
 
@@ -204,10 +214,11 @@ def lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, on_step: OnSt
     """Algorithm 3 of Luo et al. (2023), "Latent consistency models": straight to x0, and fresh noise up to the next
     level. Wants a denoiser that is a consistency function (prediction.consistency_x0)."""
     total = len(sigmas) - 1
+    levels = sigmas.tolist()
     for i in range(total):
         x = denoise(x, sigmas[i])
         on_step(Step(i, total, sigmas[i], x))
-        if sigmas[i + 1] > 0:
+        if levels[i + 1] > 0:
             x = x + noise() * sigmas[i + 1]
     return x
 
