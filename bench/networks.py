@@ -17,11 +17,17 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 
+from modules.app import App
 from modules.families.family import Model
 from modules.families.networks.applied import applied
 from modules.families.networks.tensors import NetworkFiles
+from modules.library import networks
+from modules.library.catalogue import Wanted
 from modules.library.network_tags import Network
 from modules.library.networks import NetworkLibrary
+from modules.runtime.flags import parse
+from modules.runtime.paths import paths_from
+from modules.server.models import Describer
 
 RANK = 32
 
@@ -64,6 +70,32 @@ def listing(folder: Path, count: int) -> None:
     timed("one by its alias", lambda: library.find("lora", f"alias {count - 1}"))
 
 
+def browsing(folder: Path, count: int) -> None:
+    """What the page asks for."""
+
+    def start() -> App:
+        return App(paths_from(flags, root=folder / "program"), flags)
+
+    flags = parse(["--data-dir", str(folder / "data"), "--lora-dir", str(folder / "loras")])
+
+    def first(app: App) -> App:
+        page = app.models.page(Wanted(kinds=("lora",)))
+        describe = Describer(app)
+        assert page.total == count and len([describe(one) for one in page.models]) == 100
+        return app
+
+    app = timed("the first page of them, never seen before", lambda: first(start()))
+    timed("again", lambda: first(app))
+    timed("a search", lambda: app.models.page(Wanted(kinds=("lora",), search="alias 77")))
+    timed("by date, the last page", lambda: app.models.page(Wanted(kinds=("lora",), sort="date", offset=count - 100)))
+    timed("a look for duplicates", lambda: app.models.duplicates("lora"))
+    app.watcher.poll()
+    timed("a look for changes, where there is none", app.watcher.poll)
+    app.store.close()
+    app = timed("the first page at the next start", lambda: first(start()))
+    app.store.close()
+
+
 def applying(folder: Path) -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)
@@ -95,8 +127,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=10_000)
     options = parser.parse_args()
+    networks.LOOK_BUDGET_S = 600  # all of it is measured; a slower disk would be cut short and go on later
     with tempfile.TemporaryDirectory() as folder:
         listing(Path(folder), options.files)
+        browsing(Path(folder), options.files)
         applying(Path(folder))
 
 

@@ -158,13 +158,11 @@ class Catalogue:
     def duplicates(self, *kinds: Kind) -> list[tuple[ModelRecord, ...]]:
         """Groups of files of one content: of one size and id, and of no two different sha256s. The largest first."""
         groups: dict[tuple[int, str], list[ModelRecord]] = defaultdict(list)
-        seen: set[str] = set()
         for record in self.records(*kinds):
-            real = os.path.realpath(record.path)
-            if record.facts.content and real not in seen:  # a link is no second copy
-                seen.add(real)
+            if record.facts.content:
                 groups[record.size, record.facts.content].append(record)
-        same = [group for pair in groups.values() if len(pair) > 1 for group in _by_sha256(pair)]
+        several = [list(_files(found)) for found in groups.values() if len(found) > 1]
+        same = [group for found in several if len(found) > 1 for group in _by_sha256(found)]
         return sorted(same, key=lambda group: -group[0].size * (len(group) - 1))
 
     def hashed(self, record: ModelRecord) -> ModelRecord:
@@ -281,7 +279,8 @@ class _Shelf:
         for record in records:
             id = record.id or _place(record)  # nothing is known of what is inside
             if id in self.by_id:
-                id = f"{id}-{_place(record)[:6]}"
+                place = _place(record)
+                id = next(new for digits in (6, 20) if (new := f"{id}-{place[:digits]}") not in self.by_id)
             self.by_id[id] = record if record.id == id else replace(record, id=id)
         self.records = tuple(self.by_id.values())
         self._texts: tuple[str, ...] | None = None
@@ -359,6 +358,11 @@ def _sort(records: list[ModelRecord], wanted: Wanted) -> None:
         "size": lambda record: record.size,
     }
     records.sort(key=keys[wanted.sort], reverse=wanted.descending)
+
+
+def _files(records: Iterable[ModelRecord]) -> Iterable[ModelRecord]:
+    """Without links to others of them: those are no second copies."""
+    return {os.path.realpath(record.path): record for record in records}.values()
 
 
 def _by_sha256(records: list[ModelRecord]) -> list[tuple[ModelRecord, ...]]:

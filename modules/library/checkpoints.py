@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -18,7 +17,7 @@ from modules.library.facts import Facts, look
 from modules.library.hashes import Fingerprint, legacy_hash
 from modules.library.header import MAX_HEADER_BYTES, ModelFileError, open_regular, printable, sniff
 from modules.library.roots import Root, as_roots, places_in
-from modules.library.walking import OUTSIDE, Entries, natural
+from modules.library.walking import OUTSIDE, Budget, Entries, natural
 from modules.runtime.archive import PickleError, check_archive
 
 log = logging.getLogger(__name__)
@@ -151,7 +150,7 @@ class CheckpointLibrary:
     def _scan(self) -> tuple[Checkpoint, ...]:
         found: dict[str, Checkpoint] = {}
         news: _News = []
-        deadline = time.monotonic() + CHECK_BUDGET_S
+        budget = Budget(CHECK_BUDGET_S)
         for root, path, config, is_outside in _model_files(self.roots):
             name = printable(root.inside(path))
             if name in found:  # an earlier folder has one of this name
@@ -161,11 +160,11 @@ class CheckpointLibrary:
             if is_outside:
                 found[name] = Checkpoint(path, name, Fingerprint(0, 0, 0), problem=OUTSIDE)
             else:
-                found[name] = self._look_at(path, name, config, deadline, news)
+                found[name] = self._look_at(path, name, config, budget, news)
         self._cache.put(news)
         return tuple(sorted(found.values(), key=lambda checkpoint: natural(checkpoint.name)))
 
-    def _look_at(self, path: Path, name: str, config: Path | None, deadline: float, news: _News) -> Checkpoint:
+    def _look_at(self, path: Path, name: str, config: Path | None, budget: Budget, news: _News) -> Checkpoint:
         try:
             fingerprint = fingerprint_of(path)
         except ModelFileError as error:
@@ -175,8 +174,9 @@ class CheckpointLibrary:
             return Checkpoint(path, name, Fingerprint(0, 0, 0), problem=reason)
         facts = self._cache.get(path, fingerprint)
         if facts is None or not facts.checked:
-            whole = time.monotonic() < deadline
-            problem, told = _looked(path, whole)
+            whole = not budget.is_spent
+            with budget.spending():
+                problem, told = _looked(path, whole)
             facts = replace(facts or FileFacts(fingerprint), checked=whole, problem=problem, facts=told)
             if whole and problem != _UNREADABLE:
                 news.append((path, facts))

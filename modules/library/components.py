@@ -5,7 +5,6 @@ import logging
 import os
 import stat
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from modules.library.folders import STEMS
 from modules.library.hashes import Fingerprint
 from modules.library.header import ModelFileError, printable, sniff
 from modules.library.roots import Root, Roots, as_roots, places_in
-from modules.library.walking import OUTSIDE, natural
+from modules.library.walking import OUTSIDE, Budget, natural
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class Looker:
         does not suffice for are empty: ask again."""
         found: dict[Path, tuple[Fingerprint, Facts, str | None]] = {}
         news: list[tuple[Path, FileFacts]] = []
-        deadline = time.monotonic() + budget_s
+        budget = Budget(budget_s)
         for path in paths:
             try:
                 status = path.stat()
@@ -102,10 +101,11 @@ class Looker:
             now = Fingerprint.of(status)
             known = self.cache.get(path, now)
             if known is None or not known.checked:
-                if time.monotonic() > deadline:
+                if budget.is_spent:
                     found[path] = now, Facts(), None
                     continue
-                facts, problem = _looked(path, status)
+                with budget.spending():
+                    facts, problem = _looked(path, status)
                 old = known or FileFacts(now)
                 known = FileFacts(now, old.sha256, problem is None, problem, old.body_sha256, facts)
                 if problem is None:

@@ -18,7 +18,7 @@ from modules.library.upscalers import architecture, shapes
 
 Shapes = Mapping[str, tuple[int, ...]]  # of a pickled file () each: only its names are known
 
-HEAD = 16 * 1024  # bytes of a file that its id is made of, with its size and
+HEAD = 8 * 1024  # bytes of a file that its id is made of, with its size and
 SAMPLE = 4096  # bytes at some places, one more for each
 SAMPLE_EVERY = 256 * 2**20  # bytes, so that another VAE inside of a checkpoint is seen
 PICKLED_NAMES = 4 * 2**20  # bytes of a .ckpt in which the names of its tensors stand

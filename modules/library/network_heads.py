@@ -14,6 +14,7 @@ from modules.library.network_cache import Looked
 
 FIRST = 64 * 1024  # bytes
 METADATA = b'{"__metadata__":{'
+TAGS = b'"ss_tag_frequency":"'
 END = b'"},"'  # of the metadata: quotes inside of texts are escaped, so this cannot be within one
 
 
@@ -90,7 +91,12 @@ _ENDS = re.compile(rb'"data_offsets":\s*\[\s*\d{1,15}\s*,\s*(\d{1,15})\s*\]')
 
 
 def _metadata(raw: bytes) -> dict[str, str]:
-    """The texts of `{"__metadata__":{…`; nothing where they are damaged."""
+    """The texts of `{"__metadata__":{…`; nothing where they are damaged. Words of training pictures, which are most of
+    them and not asked for, are not parsed."""
+    start = raw.find(TAGS)
+    end = raw.find(b'","', start) if start >= 0 else -1  # quotes inside of texts are escaped
+    if end >= 0:
+        raw = raw[:start] + raw[end + 2 :]
     try:
         found = json.loads(raw + b"}}")["__metadata__"] if raw else {}
     except (ValueError, RecursionError):

@@ -4,7 +4,6 @@ reads the first bytes of new files only. Knows file names, headers' metadata and
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,7 +16,7 @@ from modules.library.header import printable, read_header
 from modules.library.network_cache import Looked, NetworkCache
 from modules.library.network_heads import look_at
 from modules.library.roots import Root, as_roots, places_in
-from modules.library.walking import OUTSIDE
+from modules.library.walking import OUTSIDE, Budget
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ class NetworkLibrary:
         before = self._shelves[kind].by_path if kind in self._shelves else {}
         by_path: dict[str, NetworkFile] = {}
         news: dict[str, Looked] = {}
-        deadline = time.monotonic() + LOOK_BUDGET_S
+        budget = Budget(LOOK_BUDGET_S)
         for path, size, mtime_ns, is_outside in _files(self.roots.get(kind, ()), kind):
             old = before.get(path)
             is_known = old is not None and (old.size, old.mtime_ns) == (size, mtime_ns) and not old.problem
@@ -150,10 +149,11 @@ class NetworkLibrary:
             looked = self._cache.get(path, size, mtime_ns)
             if is_outside:
                 looked = Looked(size, mtime_ns, problem=OUTSIDE)
-            elif looked is None and time.monotonic() > deadline:
+            elif looked is None and budget.is_spent:
                 looked = Looked(size, mtime_ns)  # the next scan looks at it
             elif looked is None:
-                looked = look_at(path, kind, size, mtime_ns)
+                with budget.spending():
+                    looked = look_at(path, kind, size, mtime_ns)
                 if looked.problem is None:
                     news[path] = looked
             if looked.is_network:

@@ -4,7 +4,9 @@ where they lead into a folder that the user named."""
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +94,26 @@ def places(
         yield Place(here, entries, files, False, frozenset(outside))
         folders.sort(key=lambda entry: natural(entry.name), reverse=True)
         stack += [(below.path, depth + 1) for below in folders]
+
+
+class Budget:
+    """Time for looking into new files. Only that counts: were the walk through old ones to use it up, those at the end
+    of a huge folder would never be looked at."""
+
+    def __init__(self, seconds: float):
+        self._left = seconds
+
+    @property
+    def is_spent(self) -> bool:
+        return self._left < 0
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._left -= time.monotonic() - started
 
 
 def natural(name: str) -> tuple[str | int, ...]:

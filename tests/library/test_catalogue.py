@@ -165,3 +165,34 @@ def test_words_of_the_training_pictures(tmp_path: Path):
 def test_metadata_of_every_format(fill: Catalogue):
     for record in fill.records():
         assert isinstance(metadata_of(record), dict)
+
+
+def test_of_many_copies_none_is_lost(fill: Catalogue, models: Path, monkeypatch: pytest.MonkeyPatch):
+    """Six digits of a place are not enough for all of them."""
+    from modules.library import catalogue
+
+    place = catalogue._place
+    monkeypatch.setattr(catalogue, "_place", lambda record: "000000" + place(record)[6:])
+    one = save(models / "Lora" / "copy 0.safetensors", LORA)
+    for number in range(1, 5):
+        shutil.copy(one, models / "Lora" / f"copy {number}.safetensors")
+    fill.refresh("lora")
+    found = [record for record in fill.records("lora") if record.name.startswith("copy")]
+    assert len(found) == 5 == len({record.id for record in found})
+    assert all(fill.find(record.id) == record for record in found)
+
+
+def test_odd_names_are_text(fill: Catalogue, models: Path):
+    odd = [b"a\nb", b"<img src=x onerror=alert(1)>", b"-rf", b"caf\xe9", b"CON", b"\xe2\x80\xae", b"x" * 240]
+    for number, name in enumerate(odd):
+        for folder, shapes in (("Lora", LORA), ("ControlNet", CONTROL)):
+            path = Path(os.fsdecode(os.fsencode(models / folder / "odd") + b"/" + name + b".safetensors"))
+            save(path, {**shapes, f"n{number}": (number + 1,)})
+    fill.refresh("lora", "controlnet")
+    found = [record for record in fill.records("lora", "controlnet") if record.folder == "odd"]
+    assert len(found) == 2 * len(odd)
+    for record in found:
+        for text in (record.name, record.value, record.folder, record.alias):
+            assert text.isprintable() or text == ""
+            assert text.encode("utf-8") is not None
+        assert fill.find(record.id) == record and record.problem is None

@@ -314,3 +314,14 @@ def test_a_checkpoint_is_plain_data(library: CheckpointLibrary, folder: Path):
     checkpoint = library.find(model(folder / "x.safetensors").name)
     assert isinstance(checkpoint, Checkpoint) and checkpoint.size == checkpoint.path.stat().st_size
     assert checkpoint.mtime_ns == checkpoint.path.stat().st_mtime_ns
+
+
+def test_in_a_huge_folder_every_file_has_its_turn(
+    library: CheckpointLibrary, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The walk past files that are known uses nothing of the time for new ones."""
+    monkeypatch.setattr("modules.library.checkpoints.CHECK_BUDGET_S", 0.0)  # suffices for one file
+    for number in range(5):
+        model(folder / f"{number}.safetensors", b"%4d" % number)
+    for round in range(1, 6):
+        assert sum(bool(one.facts.content) for one in library.refresh()) == round
