@@ -4,6 +4,7 @@ real worker thread. The engine stops where a test tells it to, so that nothing h
 import json
 import struct
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -117,6 +118,14 @@ def request(**fields: Any) -> GenerationRequest:
 
 def submit(app: App, key: str | None = None, client: str = "tab", **fields: Any) -> Job:
     return app.queue.submit(request(**fields), app.settings.current, "page", client, key)
+
+
+def wait_for_pictures(app: App, id: str, number: int) -> None:
+    """Until so many of the job's are kept."""
+    end = time.monotonic() + PATIENCE_S
+    while len(app.queue.get(id).images) < number:
+        assert time.monotonic() < end, app.queue.get(id)
+        time.sleep(0.01)
 
 
 def wait_for_end(app: App, id: str) -> Job:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from modules.server.errors import MOST_DETAILS
-from tests.jobs.scene import PATIENCE_S, Painter, Pause, wait_for_end
+from tests.jobs.scene import PATIENCE_S, Painter, Pause, wait_for_end, wait_for_pictures
 
 ASK = {"prompt": "a cat", "width": 64, "height": 64, "steps": 3}
 
@@ -238,6 +238,7 @@ def test_a_page_that_is_loaded_again_finds_its_run(serve):
         "id"
     ]
     pause.wait()
+    wait_for_pictures(served.app, id, 1)  # it is kept beside the sampling of the next
     with served.http.stream("GET", "/api/v1/events?client=mine") as stream:
         events = messages(stream)
         snapshot = [next(events) for _ in range(3)]
