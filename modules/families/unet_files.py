@@ -145,7 +145,7 @@ class _Completion:
     def of(self, unet: Places) -> Completed:
         text, text_files, sizes = self._text()
         vae, vae_files, metadata = self._vae()
-        sizes = {**sizes, "unet": sizes_in(self.header).get("unet", {})}
+        sizes = {**sizes, "unet": sizes_in(self.header).get("unet") or self._heads(unet)}
         sizes |= {key: value for key, value in sizes_in(self.header).items() if key == "zero_terminal_snr"}
         metadata = {**metadata, **self.header.metadata, "easel.config": json.dumps(sizes)}
         taken = {"Text encoder from": _names(text_files), "VAE from": _names(vae_files)}
@@ -164,6 +164,14 @@ class _Completion:
             places = {name: _place(path, header, name) for name in header.tensors if is_text(name)}
             return places, (path,), {k: v for k, v in sizes_in(header).items() if k.startswith("text_encoder")}
         raise ModelFileError(self.path, self._missing("text encoder"))
+
+    def _heads(self, unet: Places) -> dict[str, Any]:
+        """As many as the checkpoint beside says, if its UNet begins as wide as this one; most files don't say."""
+        first, like = ldm.UNET + FIRST[0], self.like
+        if like is None or like[1].tensors[first].shape[0] != unet[first][1].tensors[unet[first][2]].shape[0]:
+            return {}
+        found: dict[str, Any] = sizes_in(like[1]).get("unet") or {}
+        return found
 
     def _vae(self) -> tuple[Places, tuple[Path, ...], Mapping[str, str]]:
         """Its tensors, the file that they are in, and what it says of previews."""

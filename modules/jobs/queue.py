@@ -235,7 +235,8 @@ def job_state(job: Job, position: int | None) -> dict[str, Any]:
 
 
 def choose_checkpoint(library: CheckpointLibrary, wanted: str | None) -> Checkpoint:
-    """The checkpoint of that title, name or hash; nothing wanted: the first one that is in order."""
+    """The checkpoint of that title, name or hash; nothing wanted: the first one that is in order, a whole one if there
+    is any."""
     if wanted:
         try:
             return library.find(wanted)
@@ -244,4 +245,4 @@ def choose_checkpoint(library: CheckpointLibrary, wanted: str | None) -> Checkpo
     usable = library.usable()
     if not usable:
         raise NoCheckpoint("there is no checkpoint; put a .safetensors file into models/Stable-diffusion and refresh")
-    return usable[0]
+    return next((checkpoint for checkpoint in usable if checkpoint.facts.kind != "unet"), usable[0])

@@ -68,6 +68,12 @@ def test_the_rest_is_a_whole_checkpoints(folder: Path, tmp_path: Path, kind: Kin
     assert_same_networks(model, parts)
 
 
+def test_heads_are_the_other_checkpoints_where_the_file_does_not_tell(folder: Path, tmp_path: Path) -> None:
+    path = save_gguf(tmp_path / "only.gguf", unet_of("sd1", seed=3))
+    model: Any = holder(folder).get(found(path))
+    assert model.unet.config.attention_head_dim == 4  # as whole-sd1 says; SD 1.x has 8
+
+
 def test_a_unet_in_gguf(folder: Path, tmp_path: Path) -> None:
     unet = unet_of("sdxl", seed=3)
     path = save_gguf(tmp_path / "only.gguf", unet, "Q8_0", "sdxl")
