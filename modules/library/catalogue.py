@@ -271,18 +271,20 @@ UNKNOWN = "unknown"
 
 
 class _Shelf:
-    """The records of one kind, with ids that no two of them share."""
+    """The records of one kind, with ids that no two of them share: of copies the oldest keeps that of the content."""
 
-    def __init__(self, source: object, records: Iterable[ModelRecord]):
+    def __init__(self, source: object, records: Sequence[ModelRecord]):
         self.source = source
         self.by_id: dict[str, ModelRecord] = {}
-        for record in records:
+        ids: dict[int, str] = {}  # by place in `records`
+        for number, record in sorted(enumerate(records), key=lambda pair: pair[1].mtime_ns):
             id = record.id or _place(record)  # nothing is known of what is inside
             if id in self.by_id:
                 place = _place(record)
                 id = next(new for digits in (6, 20) if (new := f"{id}-{place[:digits]}") not in self.by_id)
             self.by_id[id] = record if record.id == id else replace(record, id=id)
-        self.records = tuple(self.by_id.values())
+            ids[number] = id
+        self.records = tuple(self.by_id[ids[number]] for number in range(len(records)))
         self._texts: tuple[str, ...] | None = None
 
     @property
