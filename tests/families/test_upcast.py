@@ -111,7 +111,8 @@ def test_every_flag_gives_each_part_its_dtype_and_about_the_same_picture(
     with torch.inference_mode():
         pixels, reference = model.decode(latents), exact.decode(latents)
     assert distance(predicted(model), predicted(exact)) <= (0 if others is FP32 is unet else 0.03)
-    assert (pixels - reference).abs().max() <= (1e-5 if vae is FP32 else 0.02)
+    products = FP32 if not model.placement.vae_mixed else BF16  # of an fp32 VAE (families/mixed.py)
+    assert (pixels - reference).abs().max() <= (1e-5 if vae is products is FP32 else 0.03)
 
 
 @pytest.mark.parametrize("functional", [False, True])
