@@ -301,7 +301,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--disable-opt-split-attention", "attention computed plainly, all at once"),
         Flag("--always-batch-cond-uncond", "prompt and negative in one batch", note="they are, always"),
         Flag("--disable-nan-check", "keep pictures of invalid numbers", note="a broken picture is always reported"),
-        Flag("--use-ipex", "Intel's extension for torch", note="torch drives Intel GPUs by itself now"),
+        Flag("--use-ipex", "Intel's extension for torch", note="Intel GPUs are not used yet"),
     ),
     "The page and the console": (
         Flag("--autolaunch", "open the browser even where no screen was found"),
