@@ -203,8 +203,11 @@ def easel(arguments: argparse.Namespace) -> dict[str, Any]:
 
         result = timed(pictures, loading, loaded, arguments)
         app.store.close()
-    dtypes = [name_of(dtype) for dtype in (placement.unet_dtype, placement.vae_dtype)]
-    how = SHORT[dtypes[0]] if dtypes[0] == dtypes[1] else f"UNet {SHORT[dtypes[0]]}, VAE {SHORT[dtypes[1]]}"
+    mixed = placement.vae_mixed and placement.vae_dtype is torch.float32  # multiplies in bf16, adds up in fp32
+    dtypes = [name_of(placement.unet_dtype), "bfloat16" if mixed else name_of(placement.vae_dtype)]
+    how = SHORT[dtypes[0]]
+    if mixed or dtypes[0] != dtypes[1]:
+        how = f"UNet {how}, VAE {SHORT[dtypes[1]]}" + ("/fp32" if mixed else "")
     return result | {"how": how, "dtype": dtypes[0], "vae_dtype": dtypes[1]}
 
 
