@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.families.upcast import Stored
+
 FP8 = torch.float8_e4m3fn
 LARGEST = 448.0
 FILE_DTYPES = ("F8_E4M3", "F8_E5M2")
@@ -89,6 +91,8 @@ def computes_in(layer: nn.Module) -> torch.dtype:
     """What a layer multiplies in, whatever its weight is kept in."""
     if isinstance(layer, Kept):
         return layer.scale.dtype
+    if isinstance(layer, Stored):
+        return torch.float32
     weight = layer._parameters["weight"]
     assert weight is not None
     return weight.dtype

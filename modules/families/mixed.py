@@ -1,4 +1,4 @@
-"""A VAE on a processor that multiplies bf16 in hardware: its weights and what is added up from layer to layer are fp32,
+"""A VAE on a processor that multiplies bf16 in hardware: what is added up from layer to layer is fp32,
 as are the first and the last convolution; what is between two sums is computed in bf16. bf16 alone would show its 8
 bits in flat colours; this does not (docs/benchmarks.md).
 
@@ -20,12 +20,14 @@ HALF = torch.bfloat16
 WHOLE = ("conv_in", "conv_out", "quant_conv", "post_quant_conv")
 
 
-def mixed(vae: AutoencoderKL) -> None:
-    """Before the layers are made faster in other ways."""
+def mixed(vae: AutoencoderKL, stored: torch.dtype | None = None) -> None:
+    """Before its weights are read. `stored`: the halves that they are in the file, and stay in memory; None: fp32."""
     for name, layer in vae.named_modules():
         kind = KINDS.get(type(layer))
         if kind and not name.endswith(WHOLE):
             layer.__class__ = SummedLinear if name.endswith(".to_out.0") else kind
+            if stored and issubclass(kind, HalfConv2d | HalfLinear):
+                layer.stored = stored
 
 
 class HalfConv2d(Conv2d):

@@ -1,6 +1,6 @@
 """Builds transformers' CLIP networks from the tensors of a checkpoint, whichever names it has for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelW
 
 from modules.families import ldm, open_clip, weights
 from modules.families.hints import CONFIGS, Hints, building
+from modules.families.upcast import stored_in
 from modules.families.weights import Weights
 from modules.runtime.device import Placement
 
@@ -61,7 +62,11 @@ def _inner(name: str, prefix: str) -> str:
     return prefix + name.removeprefix("text_model.")
 
 
-def _fill(network: Any, names: Any, file: Weights, placement: Placement) -> None:
+def _fill(network: Any, names: Iterable[tuple[str, Any]], file: Weights, placement: Placement) -> None:
+    names = list(names)
+    halves = weights.halves_of(file, names) if placement.keeps_halves else None
+    if halves and placement.text_dtype is torch.float32:
+        stored_in(network, halves)
     weights.fill(network, names, file, placement.text_dtype, placement.loads_to)
     inner = getattr(network, "text_model", network)
     inner.embeddings.position_ids = torch.arange(network.config.max_position_embeddings, device=placement.loads_to)[

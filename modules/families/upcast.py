@@ -109,8 +109,9 @@ def upcast(unet: UNet2DConditionModel) -> None:
 
 def dtype_in(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """Of this layer's weights, where those of the network are `dtype`."""
-    if isinstance(layer, Stored):
-        return layer.stored
+    stored: torch.dtype | None = getattr(layer, "stored", None)
+    if stored is not None:
+        return stored
     return torch.float32 if isinstance(layer, Whole) else dtype
 
 
@@ -134,10 +135,23 @@ class StoredConv2d(Stored, nn.Conv2d):
         return y
 
 
-def stored_in(unet: UNet2DConditionModel, dtype: torch.dtype) -> None:
+class StoredEmbedding(Stored, nn.Embedding):
+    """Gives fp32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).float()
+
+
+STORED: dict[type[nn.Module], type[Any]] = {
+    nn.Linear: StoredLinear,
+    nn.Conv2d: StoredConv2d,
+    nn.Embedding: StoredEmbedding,
+}
+
+
+def stored_in(network: nn.Module, dtype: torch.dtype) -> None:
     """Before its weights are read."""
-    kinds: dict[type[nn.Module], type[Any]] = {nn.Linear: StoredLinear, nn.Conv2d: StoredConv2d}
-    for name, layer in unet.named_modules():
-        if (kind := kinds.get(type(layer))) and not name.startswith(WHOLE):
+    for name, layer in network.named_modules():
+        if (kind := STORED.get(type(layer))) and not name.startswith(WHOLE):
             layer.__class__ = kind
             layer.stored = dtype

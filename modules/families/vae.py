@@ -55,10 +55,10 @@ def load_vae(
         )
     with building("VAE"):
         network = AutoencoderKL.from_config(config)
-    names = ldm.vae_names(network.state_dict(), levels, prefix)
-    weights.fill(network, names, file, placement.vae_dtype, placement.loads_to, placement.channels_last)
+    names = list(ldm.vae_names(network.state_dict(), levels, prefix))
     if placement.vae_mixed and placement.vae_dtype is torch.float32:
-        mixed(network)
+        mixed(network, weights.halves_of(file, names))
+    weights.fill(network, names, file, placement.vae_dtype, placement.loads_to, placement.channels_last)
     attend_in(network, placement)
     hastened(network)
     return Vae(network, latent, placement.device, preview_from(file.header.metadata))

@@ -239,6 +239,13 @@ def opened(path: Path, header: Header) -> Iterator[WeightFile]:
         del mapping
 
 
+def halves_of(file: Weights, names: Iterable[tuple[str, str | Piece]]) -> torch.dtype | None:
+    """The 16-bit dtype that all these tensors have in the file; None: they are others, or of more than one."""
+    places = (theirs.name if isinstance(theirs, Piece) else theirs for _, theirs in names)
+    found = {info.dtype for place in places if (info := file.header.tensors.get(place)) and info.dtype in DTYPES}
+    return DTYPES[found.pop()] if found in ({"F16"}, {"BF16"}) else None
+
+
 def fill(
     module: nn.Module,
     names: Iterable[tuple[str, str | Piece]],

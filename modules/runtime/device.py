@@ -30,6 +30,12 @@ class Placement:
     vae_mixed: bool = False  # an fp32 VAE multiplies in bf16 what it adds up in fp32 (families/mixed.py)
     attention: Wanted = Wanted()  # what the flags ask for
 
+    @property
+    def keeps_halves(self) -> bool:
+        """Whether parts that compute in fp32 keep the halves of their file in memory: where the UNet is in 16 bits on a
+        processor. They become fp32 layer by layer."""
+        return self.device.type == "cpu" and self.unet_dtype is torch.bfloat16
+
     def __str__(self) -> str:
         more = (", upcast" if self.upcast else "") + (", weights in fp8" if self.fp8 else "")
         more += f", weights in {name_of(self.unet_stored)}" if self.unet_stored else ""

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.checkpoints import save_original
 from modules.families.family import Conditioning, TextOptions
 from modules.families.loader import read_model
 from modules.families.networks.applied import applied
 from modules.runtime.device import Card, placement_from
 from modules.runtime.flags import parse
 from tests.families.networks.files import network_from, network_of
-from tests.tiny import save_tiny_of, tiny_parts
+from tests.tiny import HEADS, OTHER_HEADS, save_tiny_of, tiny_parts
 
 CPU = Card(torch.device("cpu"), has_bf16=True)
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -138,3 +140,28 @@ def test_loras_and_hypernetworks_work_at_an_upcast_unet(tmp_path: Path, function
         changed = predicted(model)
     assert distance(changed, before) > 0.1 and distance(changed, expected) < 0.03
     assert torch.equal(predicted(model), before)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_what_computes_in_fp32_keeps_the_halves_of_its_file(kind: Any, tmp_path: Path) -> None:
+    """Half the memory of text encoders and VAE, and not one bit of another result."""
+    path, wide = tmp_path / "halves.safetensors", tmp_path / "wide.safetensors"
+    metadata = HEADS if kind == "sd1" else OTHER_HEADS
+    save_original(path, kind, tiny_parts(kind), torch.float16, metadata)
+    save_file({name: tensor.float() for name, tensor in load_file(path).items()}, wide, metadata)  # the same numbers
+    model, whole = load(path), load(wide)
+    for name in ("text_encoder", "text_encoder_2", "vae"):
+        if name in model.components:
+            halves = [p for p in model.components[name].parameters() if p.dtype is torch.float16]
+            assert sum(p.numel() for p in halves) > 0.8 * sum(p.numel() for p in model.components[name].parameters())
+            assert {p.dtype for p in whole.components[name].parameters()} == {FP32}
+    texts = ["a cat", "a dog on a sofa"]
+    with torch.inference_mode():
+        assert torch.equal(model.encode(texts, TextOptions()).cross, whole.encode(texts, TextOptions()).cross)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(model.decode(latents), whole.decode(latents))
+        pixels, noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)), torch.zeros(1, 4, 8, 8)
+        assert torch.equal(model.encode_image(pixels, noise), whole.encode_image(pixels, noise))
+    for flag in ("--no-half", "--no-half-vae"):
+        assert {p.dtype for p in load(path, flag).components["vae"].parameters()} == {FP32}
+    assert {p.dtype for p in load(path, "--no-half").components["text_encoder"].parameters()} == {FP32}
