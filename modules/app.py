@@ -12,7 +12,7 @@ from typing import Any
 
 from modules.gallery.save import release
 from modules.generation.infotext import MAX_INFOTEXT
-from modules.generation.made import GeneratedImage
+from modules.generation.made import Picture
 from modules.generation.plan import Plan, Texts
 from modules.generation.progress import Progress, Watch
 from modules.jobs.events import Event, EventBus
@@ -372,7 +372,7 @@ class TorchEngine:
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Generator[GeneratedImage, None, None]:
+    ) -> Generator[Picture, None, None]:
         """`checkpoint`: the file that the request was accepted for; others of the request are found by name."""
 
         def identity(name: str) -> Checkpoint:

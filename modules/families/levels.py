@@ -45,6 +45,11 @@ class MemoryPlan:
     needed: int = 0  # the most that is on the device at once, with what is borrowed and lost
     bare: int = 0  # the same without: less cannot do
 
+    @property
+    def is_plain(self) -> bool:
+        """Nothing is moved and nothing divided."""
+        return self.level == "whole" and self.rows is None and self.tile is None
+
     def __str__(self) -> str:
         said = [TITLES[self.level]] if self.level != "whole" or not (self.rows or self.tile) else []
         said += [f"UNet {self.rows} at once"] if self.rows else []
@@ -104,6 +109,12 @@ def vae_peak(footprint: Footprint, width: int, height: int, tile: int | None, fa
     at_once = pixels if tile is None else min(width, tile * factor) * min(height, tile * factor)
     joined = 0 if tile is None else KEPT * pixels
     return max(footprint.decode_pixel, footprint.encode_pixel if encodes else 0) * at_once + joined
+
+
+def needed_beside(plan: MemoryPlan, footprint: Footprint, work: Work, factor: int) -> int:
+    """The most that is on the device when one batch is decoded while the next one is at its peak."""
+    vae = vae_peak(footprint, work.width, work.height, plan.tile, factor, encodes=False) * WORKSPACE
+    return int(plan.needed + vae + KEPT * work.pictures * work.width * work.height)
 
 
 def lower(plans: Sequence[MemoryPlan], below: MemoryPlan) -> list[MemoryPlan]:

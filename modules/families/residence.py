@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modules.families.family import Model
 from modules.families.footprint import footprint_of, size_of
 from modules.families.latent import LatentModel
-from modules.families.levels import Level, MemoryPlan, Work, choose, lower, rungs, spoken
+from modules.families.levels import Level, MemoryPlan, Work, choose, lower, needed_beside, rungs, spoken
 from modules.families.vae import Limits
 from modules.runtime.memory import GIB, Memory, host_free
 
@@ -108,6 +108,13 @@ class Residence:
         sentences, tiles = list(model.vae.said), model.vae.tiles_used
         model.vae.said.clear()
         return sentences, tiles
+
+    def has_room_beside(self, work: Work) -> bool:
+        """Whether one batch of the run that is going on can be decoded while the next one is sampled."""
+        model, plan = self._arranged() if self._arranged else None, self.current
+        if model is None or plan is None or not plan.is_plain:
+            return False
+        return needed_beside(plan, footprint_of(model), work, model.latent.factor) <= self._available
 
     def home_for(self, size: int, family: str = "") -> torch.device:
         """Where a model of so many bytes is loaded to: the device, if all of it fits there."""

@@ -3,6 +3,7 @@ One that overflows in fp16 goes on in fp32. What does not fit into memory goes t
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,7 @@ class Vae:
         self.network, self.latent, self.device = network, latent, device
         self._preview = preview  # (3, C + 1): weights and bias of the linear map; None: fitted when first asked for
         self.limits = Limits()
+        self._lock = threading.RLock()  # one batch may be decoded while the next one is encoded, or glimpsed at
         self.said: dict[str, None] = {}  # sentences for the user, in order; whoever tells them empties it
         self.tiles_used: int | None = None  # pixels of the tiles that were needed since this was set to None
 
@@ -110,6 +112,12 @@ class Vae:
     def _in_range(self, run: Callable[[Tensor], Tensor], given: Tensor, each: float, taken: int, made: int) -> Tensor:
         """`each`: elements of the first level's width that a pixel takes; `taken`, `made`: elements of `given` and of
         the result a latent cell."""
+        with self._lock:
+            return self._in_range_alone(run, given, each, taken, made)
+
+    def _in_range_alone(
+        self, run: Callable[[Tensor], Tensor], given: Tensor, each: float, taken: int, made: int
+    ) -> Tensor:
         result = self._run(run, given, each, taken, made)
         for dtype in self.limits.instead:
             if result.isfinite().all() or not given.isfinite().all() or dtype is self.network.dtype:
@@ -118,6 +126,8 @@ class Vae:
             # Some checkpoints' VAEs leave fp16's range; from here on this one computes in the other format.
             with torch.inference_mode(False):
                 self.network.to(dtype)
+            if self.device.type == "cuda":  # another stream may be the next to use it
+                torch.cuda.current_stream(self.device).synchronize()
             sentence = f"the VAE overflowed in {before}; it goes on in {str(dtype).removeprefix('torch.')}"
             log.warning("%s", sentence)
             self.said[sentence] = None

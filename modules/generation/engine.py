@@ -3,7 +3,7 @@
 Knows a shelf of models and pictures, and one snapshot of the settings; nothing of queues, files or HTTP.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -18,13 +18,14 @@ from modules.families.family import EDITING, INPAINTING, Model, TextOptions
 from modules.families.networks.token_merging import ratio_for
 from modules.generation.beside import beside_for
 from modules.generation.denoise import CFG_PP_SCALE, Start, Walk, denoise, notes_for
+from modules.generation.developing import MOST, Decode
 from modules.generation.fields import RunFacts, fields_of, memory_fields, refiner_fields
 from modules.generation.guide import Guide
 from modules.generation.hires import as_made, enlarge, sizes_of
 from modules.generation.img2img_scripts import rounds
 from modules.generation.infotext import write
 from modules.generation.initial import Initial, Pictures, finished, pictures_of, prepare
-from modules.generation.made import GeneratedImage
+from modules.generation.made import GeneratedImage, Picture
 from modules.generation.pixels import to_pictures
 from modules.generation.plan import Plan, Prompt, split
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
@@ -45,7 +46,7 @@ Size = tuple[int, int]  # width, height: pixels
 PicturesOf = Callable[[Init, Size, Shelf], Pictures]
 
 
-def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Generator[GeneratedImage, None, None]:
+def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Generator[Picture, None, None]:
     """Yields the pictures batch by batch. `watch` is told every step, and may raise Interrupted, Skipped or Stopped.
 
     Images interrupted before their first step are left out. Raises NotFinite when the model gave no numbers, and
@@ -65,7 +66,7 @@ def generate(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch) -> Gene
 @torch.inference_mode()
 def run_batch(
     number: int, plan: Plan, *, rig: Rig, pictures: PicturesOf, shelf: Shelf, settings: Settings, watch: Watch
-) -> tuple[list[GeneratedImage], Interrupted | Skipped | None]:
+) -> tuple[Sequence[Picture], Interrupted | Skipped | None]:
     """The pictures of one batch, and what ended it early, if anything did."""
 
     def sampled() -> tuple[BatchRun, Tensor | None, Interrupted | Skipped | None]:
@@ -76,8 +77,15 @@ def run_batch(
             return run, run.latest if rig.is_ready() else None, stop
 
     run, latents, stopped = rig.attempt(sampled)
+    rig.darkroom.settle()  # the batch before, if nobody has asked for it yet
+    rig.darkroom.check()
     if latents is None:
         return [], stopped
+    if stopped is None and number + 1 < len(plan.batches) and len(run.batch) <= MOST:
+        choice = settings.decode_beside_sampling
+        rig.resume()
+        if choice != "Never" and rig.has_room_beside(anyway=choice == "Always"):
+            return run.leave(latents), None
     return rig.attempt(partial(run.finish, latents, complete=stopped is None)), stopped
 
 
@@ -278,32 +286,51 @@ class BatchRun:
     # --- the pictures --------------------------------------------------------------------------------------------
 
     def finish(self, latents: Tensor, complete: bool) -> list[GeneratedImage]:
+        self.tell_decoding()
+        self.rig.resume()
+        return self.negative(latents, complete)()
+
+    def leave(self, latents: Tensor) -> Sequence[Picture]:
+        """In the darkroom, for others to decode while the next batch is sampled."""
+        self.tell_decoding()
+        again = partial(self.rig.attempt, partial(self.finish, latents, complete=True))
+        return self.rig.darkroom.take(self.batch, self.negative(latents, True), again, self.rig.model.device)
+
+    def tell_decoding(self) -> None:
         report = self._report("decoding")
         self.watch(replace(report, step=report.steps))
-        self.rig.resume()
-        pixels = self.rig.model.decode(latents)  # (B, 3, H, W)
-        if not pixels.isfinite().all():
-            raise NotFinite(
-                f"{self.rig.checkpoint.model_name} gave values that are not numbers (NaN); no picture was made. "
-                "Try --no-half, or --no-half-vae, or another checkpoint."
-            )
-        self.warnings |= dict.fromkeys(self.rig.warnings())
-        sentences, tiles = self.shelf.residence.said()
-        self.warnings |= dict.fromkeys(sentences)
-        self.noted |= memory_fields(self.rig.fallback, tiles)
-        facts = self.facts()
-        made = []
-        for place, (image, picture) in enumerate(zip(self.batch, to_pictures(pixels), strict=True)):
-            beside: tuple[tuple[str, Image.Image], ...] = ()
-            if self.initial:
-                picture, beside = finished(self.initial, place, picture, latents, self.settings)
-            fields = fields_of(self.request, image, facts, self.settings)
-            text = write(image.prompt, image.negative_prompt, fields)
-            made.append(GeneratedImage(image.index, picture, text, image, complete, beside, tuple(self.warnings)))
-        return made
+
+    def negative(self, latents: Tensor, complete: bool) -> Decode:
+        """What decodes the pictures. All that it needs of the rig is taken now: it may be called while the next batch
+        is on its way."""
+        model, name, fallback = self.rig.model, self.rig.checkpoint.model_name, self.rig.fallback
+        warnings = self.warnings | dict.fromkeys(self.rig.warnings())
+        noted, facts = dict(self.noted), self.facts()
+
+        def decoded() -> list[GeneratedImage]:
+            pixels = model.decode(latents)  # (B, 3, H, W)
+            if not pixels.isfinite().all():
+                raise NotFinite(
+                    f"{name} gave values that are not numbers (NaN); no picture was made. "
+                    "Try --no-half, or --no-half-vae, or another checkpoint."
+                )
+            sentences, tiles = self.shelf.residence.said()
+            told = tuple(warnings | dict.fromkeys(sentences))
+            said = replace(facts, noted={**noted, **memory_fields(fallback, tiles), **facts.noted})
+            made = []
+            for place, (image, picture) in enumerate(zip(self.batch, to_pictures(pixels), strict=True)):
+                beside: tuple[tuple[str, Image.Image], ...] = ()
+                if self.initial:
+                    picture, beside = finished(self.initial, place, picture, latents, self.settings)
+                fields = fields_of(self.request, image, said, self.settings)
+                text = write(image.prompt, image.negative_prompt, fields)
+                made.append(GeneratedImage(image.index, picture, text, image, complete, beside, told))
+            return made
+
+        return decoded
 
     def facts(self) -> RunFacts:
-        """What the infotexts say beside the request."""
+        """What the infotexts say beside the request, and beside what is noted."""
         request, hires = self.request, self.request.hires
         info = sampler_info(request.sampler)
         schedule = resolve(info, request.schedule)
@@ -311,7 +338,7 @@ class BatchRun:
         hires_schedule = "Automatic"
         if hires:
             hires_schedule = resolve(sampler_info(hires.sampler or request.sampler), hires.schedule or request.schedule)
-        noted = {**self.noted, **notes_for(info, schedule, self.settings)}
+        noted = {**notes_for(info, schedule, self.settings)}
         for guide in self.guides:
             noted |= guide.notes()
         other = hires.checkpoint if hires and hires.checkpoint != request.checkpoint else ""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from modules.generation.made import GeneratedImage
+from modules.generation.made import GeneratedImage, Picture
 from modules.generation.plan import ImagePlan, Plan
 from modules.generation.progress import Interrupted, Progress, Skipped, Watch
 from modules.generation.request import MAX_PIXEL_STEPS, GenerationRequest, Loopback, SdUpscale
@@ -19,7 +19,7 @@ from modules.settings.schema import Settings
 
 MAX_TILED_PIXELS = 2**29  # of all tiles of a picture, those that overlap counted twice
 
-Made = tuple[list[GeneratedImage], Interrupted | Skipped | None]  # pictures, and what ended them early
+Made = tuple[Sequence[Picture], Interrupted | Skipped | None]  # pictures, and what ended them early
 
 
 class Run(Protocol):
@@ -92,7 +92,7 @@ def painted(
         part, stocked = from_pictures(some, request, seeds, shelf)
         telling = within(watch, number, len(plan.batches), done * steps, len(starts) * steps)
         images, stopped = run(0, part, shelf=stocked, watch=telling)
-        made |= {start + one.index: one for one in images}
+        made |= {start + one.index: one.developed() for one in images}
         if isinstance(stopped, Interrupted):
             return made, stopped
     return made, None
@@ -128,7 +128,8 @@ def loopback(plan: Plan, shelf: Shelf, settings: Settings, watch: Watch, run: Ru
         done, infotext = 0, ""
         for image, strength in zip(loops, strengths(plan.request), strict=True):
             part, stocked = loop(image, strength, picture, plan.request, shelf)
-            images, stopped = run(0, part, shelf=stocked, watch=within(watch, number, len(plan.batches), done, total))
+            looped, stopped = run(0, part, shelf=stocked, watch=within(watch, number, len(plan.batches), done, total))
+            images = [one.developed() for one in looped]
             done += span(plan.request.steps, strength, settings.img2img_fix_steps).walked
             infotext = infotext or "".join(one.infotext for one in images)  # of all loops: it tells how to make them
             yield [replace(one, infotext=infotext) for one in images if image in batch], stopped

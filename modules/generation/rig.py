@@ -19,6 +19,7 @@ from modules.families.networks.embeddings import FittedEmbeddings
 from modules.families.networks.step_caching import step_caching
 from modules.families.networks.tiling import tiling
 from modules.families.networks.token_merging import token_merging
+from modules.generation.developing import Darkroom
 from modules.generation.prompts import Encoder
 from modules.generation.shelf import Loaded, Shelf
 from modules.library.checkpoints import Checkpoint
@@ -61,11 +62,13 @@ class Rig:
         self._first: str | None = None  # the checkpoint that the request is for
         self._last: tuple[str, Sequence[NetworkTag], TextOptions, float] | None = None  # what was last at work
         self._networks, self._manner = ExitStack(), ExitStack()  # what undoes them
+        self.darkroom = Darkroom()  # nothing changes at the model before it is empty
 
     def __enter__(self) -> "Rig":
         return self
 
     def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.darkroom.settle()
         self._shelf.residence.settle()  # the networks of a prompt are taken out of weights that are at home
         self._manner.close()
         self._networks.close()
@@ -76,6 +79,8 @@ class Rig:
         """The model of this checkpoint with these networks. `merging` (0–1): the share of tokens to merge."""
         settings = self._settings
         keys = ((checkpoint, tuple(tags)), merging, options)
+        if keys[:2] != self._keys[:2]:
+            self.darkroom.settle()
         if keys[0] != self._keys[0]:
             self.__exit__()
             self._at_work = self._changed(checkpoint, tags)
@@ -118,11 +123,24 @@ class Rig:
                     raise
                 log.warning("out of memory (%s) with: %s", (str(error).splitlines() or [""])[0][:300], plan)
             # Only here, outside of `except`, are the tensors gone that the failed call has left.
+            if self.darkroom.settle():  # it was not alone
+                self.darkroom.shut = True
+                self._shelf.residence.release()
+                continue
             self._below = plan
             self.__exit__()
             self._shelf.vaes.clear()
             self._shelf.conditionings.clear()
             self._shelf.residence.release()
+
+    def has_room_beside(self, anyway: bool) -> bool:
+        """Whether one batch can be decoded while the next is sampled; `anyway`: also where it is no use."""
+        at_work = self.at_work
+        if self.darkroom.shut or at_work.plan is None:
+            return False
+        # On a processor all cores are busy already; other devices than CUDA have one queue for all threads.
+        useful = self.model.device.type == "cuda" and self._shelf.residence.has_room_beside(self._work)
+        return at_work.plan.is_plain and (useful or anyway)
 
     def rows_at_once(self) -> int | None:
         """That the UNet may get; None: all."""

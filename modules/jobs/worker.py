@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from modules.generation.made import GeneratedImage
+from modules.generation.made import Picture
 from modules.generation.plan import Plan, Texts, plan
 from modules.generation.progress import Interrupted, Phase, Progress, Skipped, Stopped, Watch
 from modules.generation.steps import round_steps
@@ -54,7 +54,7 @@ class Engine(Protocol):
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Generator[GeneratedImage, None, None]: ...
+    ) -> Generator[Picture, None, None]: ...
 
 
 EngineFactory = Callable[[], Engine]
@@ -76,7 +76,7 @@ class NoEngine:
 
     def generate(
         self, plan: Plan, checkpoint: Checkpoint, settings: Settings, watch: Watch
-    ) -> Generator[GeneratedImage, None, None]:
+    ) -> Generator[Picture, None, None]:
         raise JobFailed(self._sentence)
 
 
@@ -281,12 +281,13 @@ class Worker:
         last_of_batch = {batch[-1].index for batch in todo.batches}
         cut, last = False, 0
 
-        def keep(made: GeneratedImage) -> None:
-            self._keeper.keep(run, made, checkpoint, settings)
+        def keep(made: Picture) -> None:
+            self._keeper.keep(run, made.developed(), checkpoint, settings)
 
         # Closed here and now: whatever a run has changed at a model is undone before another run sees it.
         pictures = engine.generate(todo, checkpoint, settings, teller.watch)
-        with closing(pictures), Saving(keep) as saving:
+        # Before the pictures are waited for: the engine ends what it has not been asked for.
+        with Saving(keep) as saving, closing(pictures):
             for made in pictures:
                 cut, last = cut or (not made.complete and run.ends), made.plan.batch
                 if made.complete or not run.cancel:

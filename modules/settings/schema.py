@@ -216,6 +216,10 @@ class Optimizations(Section):
         False, "Keep them in all their bits too, in main memory, for LoRAs to be added to: more exact."
     )
     persistent_cond_cache: bool = setting(True, "What prompts were encoded to is kept for the jobs that follow.")
+    decode_beside_sampling: Literal["Automatic", "Always", "Never"] = setting(
+        "Automatic",
+        "Decode a batch while the next one is sampled. Automatic: on CUDA, where the memory suffices for both.",
+    )
 
 
 class SamplerParameters(Section):
