@@ -55,7 +55,9 @@ on("models", (event) => {
 // --- asking ----------------------------------------------------------------------------------------------------------
 
 async function begin() {
-  const answer = await ask(`api/v1/models/folders?kind=${tools().kind.value}`);
+  const kind = tools().kind.value;
+  const answer = await ask(`api/v1/models/folders?kind=${kind}`);
+  if (tools().kind.value !== kind) return; // another one was chosen meanwhile, and has asked for its own
   folders = answer?.ok ? answer.body.folders : [];
   look();
 }
