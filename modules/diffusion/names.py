@@ -17,6 +17,7 @@ class SamplerInfo:
     brownian_noise: bool = False  # its noise comes from a path between noise levels
     cfg_pp: bool = False  # needs the prediction without the prompt beside the guided one, and has its own CFG scale
     consistency: bool = False  # sees the model as a consistency function
+    adaptive: bool = False  # measures its own error and chooses its steps by it
 
 
 SAMPLER_INFOS: tuple[SamplerInfo, ...] = (
@@ -48,7 +49,7 @@ SAMPLER_INFOS: tuple[SamplerInfo, ...] = (
         second_order=True,
     ),
     SamplerInfo("DPM fast", ("k_dpm_fast",), "sigma", uses_ensd=True),
-    SamplerInfo("DPM adaptive", ("k_dpm_ad",), "sigma", uses_ensd=True),
+    SamplerInfo("DPM adaptive", ("k_dpm_ad",), "sigma", uses_ensd=True, adaptive=True),
     SamplerInfo("Restart", ("restart",), "sigma", "Karras", second_order=True),
     SamplerInfo("DDIM", ("ddim",), "timestep"),
     SamplerInfo("DDIM CFG++", ("ddim_cfgpp",), "timestep", cfg_pp=True),

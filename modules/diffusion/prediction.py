@@ -40,7 +40,8 @@ def sigma_to_t(sigma: Tensor, sigmas: Tensor, quantize: bool = False) -> Tensor:
         return (log_sigma[..., None] - log_sigmas).abs().argmin(-1)
     above = torch.searchsorted(log_sigmas.to(log_sigma), log_sigma.contiguous(), right=True)
     low_index = (above - 1).clamp(0, len(sigmas) - 2)
-    low, high = log_sigmas[low_index], log_sigmas[low_index + 1]
+    # By `take`: an index of no dimension would be read from the device first.
+    low, high = log_sigmas.take(low_index), log_sigmas.take(low_index + 1)
     w = ((low - log_sigma) / (low - high)).clamp(0, 1)
     return (1 - w) * low_index + w * (low_index + 1)
 
@@ -50,7 +51,7 @@ def t_to_sigma(t: Tensor, sigmas: Tensor) -> Tensor:
     log_sigmas = sigmas.log()
     t = t.float()
     low, high, w = t.floor().long(), t.ceil().long(), t.frac()
-    return ((1 - w) * log_sigmas[low] + w * log_sigmas[high]).exp()
+    return ((1 - w) * log_sigmas.take(low) + w * log_sigmas.take(high)).exp()
 
 
 def c_in(sigma: Tensor) -> Tensor:

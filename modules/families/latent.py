@@ -55,6 +55,7 @@ class LatentModel(ABC):
         self.image_channels = unet.config.in_channels - vae.latent.channels
         self._text_encoders = text_encoders
         self.taken: Mapping[str, str] = {}
+        self._sigmas: tuple[Tensor, Tensor] | None = None  # alphas_cumprod, and the sigmas on the device
         self._crosses: Any = WeakTensorKeyDictionary()  # conditionings in the UNet's dtype, as long as they live
 
     @property
@@ -77,8 +78,15 @@ class LatentModel(ABC):
     def eps_of(self, predicted: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
         if self.prediction == "epsilon":
             return predicted
-        sigma = t_to_sigma(timestep.to(x.device), sigmas_from(self.alphas_cumprod.float().to(x.device)))
+        sigma = t_to_sigma(timestep.to(x.device), self._sigmas_at(x.device))
         return v_to_eps(x, predicted, c_in(sigma).square().view(-1, 1, 1, 1))
+
+    def _sigmas_at(self, device: torch.device) -> Tensor:
+        """(T,): copied there once, for a copy waits until the device has done all that it has to do."""
+        kept = self._sigmas
+        if kept is None or kept[0] is not self.alphas_cumprod or kept[1].device != device:
+            kept = self._sigmas = self.alphas_cumprod, sigmas_from(self.alphas_cumprod.float().to(device))
+        return kept[1]
 
     def x0_of(self, predicted: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         return (eps_to_x0 if self.prediction == "epsilon" else v_to_x0)(x, predicted, sigma)

@@ -1,6 +1,7 @@
 """One pass: a batch of noise, or of noised latents, becomes a batch of latents along a schedule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -22,6 +23,7 @@ from modules.settings.schema import SETTINGS, Settings
 
 RHO_SCHEDULES = frozenset(info.label for info in SCHEDULE_INFOS if info.default_rho > 0)
 BETA_NAMES = {"beta_dist_alpha": "Beta schedule alpha", "beta_dist_beta": "Beta schedule beta"}
+POINT = torch.zeros(1, 1, 1, 1)
 CFG_PP_SCALE = 1 / 12.5  # a CFG scale of 12.5 is full guidance for CFG++
 
 Eps = Callable[[Tensor, Tensor], Tensor]  # x (B, C, H, W) of unit variance, timestep (scalar) -> guided noise, as x
@@ -79,6 +81,10 @@ def walk_sigmas(walk: Walk, settings: Settings, on_step: Callable[[Step], None])
         ends = {"sigma_min": sigmas[-2].item(), "sigma_max": sigmas[0].item()}
     options |= {name: value for name, value in ends.items() if name in options_of(sampler)}
     x = noised(walk, sigmas, settings)
+    if walk.guide.asks_for_timesteps and not info.adaptive:
+        with rehearsed(walk.guide) as note:
+            seen = denoiser_for(info, note, walk.alphas_cumprod.cpu(), settings.enable_quantization, x0_of_eps)
+            sampler(seen, POINT, sigmas.cpu(), no_noise, lambda step: None, **options)
     later = between_levels(walk.noise, schedule, settings) if info.brownian_noise else walk.noise.next
     return sampler(x0, x, sigmas, later, on_step, **options)
 
@@ -143,7 +149,29 @@ def walk_timesteps(walk: Walk, settings: Settings, on_step: Callable[[Step], Non
             predict = of_blended(predict, start.blend, alphas_cumprod)
         if "start" in options_of(sampler):
             options["start"] = (float(timesteps[-1]) + 1) / len(alphas_cumprod)
+    if walk.guide.asks_for_timesteps:
+        with rehearsed(walk.guide) as note:
+            seen = (lambda x, t: (note(x, t), x)) if info.cfg_pp else note
+            sampler(seen, POINT, timesteps.cpu(), alphas_cumprod.cpu(), no_noise, lambda step: None, **options)
     return sampler(predict, x, timesteps, alphas_cumprod, walk.noise.next, on_step, **options)
+
+
+@contextmanager
+def rehearsed(guide: Guide) -> Iterator[Eps]:
+    """Within, the sampler walks once in main memory with a single number for a latent; what it asked a model for, the
+    guide is told. So every timestep is known there, also those between the steps, and none is read from the device."""
+    asked: list[Tensor] = []
+
+    def note(x: Tensor, t: Tensor) -> Tensor:
+        asked.append(t.float())
+        return x
+
+    yield note
+    guide.expect(torch.stack(asked).tolist() if asked else [])
+
+
+def no_noise(*between: Tensor) -> Tensor:
+    return torch.zeros_like(POINT)
 
 
 def started(
@@ -161,7 +189,7 @@ def of_blended(predict: Any, blend: Blend, alphas_cumprod: Tensor) -> Any:
     """What the model sees has the part that is to be kept put back in; the walk itself goes on without."""
 
     def predicted(x: Tensor, t: Tensor) -> Any:
-        a = alphas_cumprod[t.long().clamp(0, len(alphas_cumprod) - 1)]
+        a = alphas_cumprod.take(t.long().clamp(0, len(alphas_cumprod) - 1))
         return predict(blend(x, ((1 - a) / a).sqrt()), t)
 
     return predicted

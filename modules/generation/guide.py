@@ -1,7 +1,7 @@
 """The model under guidance, call by call of one pass: prompt against negative prompt, or against picture and nothing.
 Knows the model at work and the prompts; nothing of noise levels and samplers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from modules.families.family import EDITING, Conditioning, Model
 from modules.generation.prompts import Prompts, together
 from modules.generation.skipping import Skipping
 
-BeforeCall = Callable[[int, Tensor], None]  # number of the call, 0-based, and its timestep
+BeforeCall = Callable[[int, float], None]  # number of the call, 0-based, and its timestep
 
 
 class Guide:
@@ -38,8 +38,19 @@ class Guide:
         self._beside, self._image_scale, self._before_call = beside, image_scale, before_call
         self._skipping, self._at_once, self._rows = skipping, at_once, rows
         self._calls = 0
+        self._ahead: tuple[int, Sequence[float]] = (0, ())  # timesteps of the calls from this one on
+        self._levels: tuple[Tensor, Tensor] | None = None  # a model's alphas_cumprod, and its sigmas in main memory
         self._moved: tuple[Tensor, Tensor] | None = None
         self._joined: tuple[tuple[Conditioning, ...], Conditioning] | None = None
+
+    @property
+    def asks_for_timesteps(self) -> bool:
+        """As numbers. Without `expect`, each is read from the device, which waits for all that it has to do."""
+        return self._before_call is not None or (self._skipping is not None and self._skipping.is_on)
+
+    def expect(self, timesteps: Sequence[float]) -> None:
+        """Those of the calls to come, in their order."""
+        self._ahead = self._calls, timesteps
 
     def predicted(self, x: Tensor, t: Tensor) -> Tensor:
         """x (B, C, H, W) of unit variance, t scalar -> what the model predicts, guided."""
@@ -62,7 +73,7 @@ class Guide:
     def release(self) -> None:
         """The pass is over: nothing here keeps a model in memory."""
         self._prompts.encode_with(None)
-        self._joined = self._moved = None
+        self._joined = self._moved = self._levels = None
 
     def notes(self) -> dict[str, object]:
         """What the infotext says of this pass, by now."""
@@ -75,11 +86,11 @@ class Guide:
         wants the latter."""
         call, self._calls = self._calls, self._calls + 1
         if self._before_call:
-            self._before_call(call, t)
+            self._before_call(call, self._timestep(call, t))
         if self._model().image_channels == EDITING:
             return self._edited(x, t)
         skipping = self._skipping if self._skipping and self._skipping.is_on else None
-        skips = skipping is not None and skipping.skips(call, self._sigma(t))
+        skips = skipping is not None and skipping.skips(call, self._sigma(self._timestep(call, t)))
         return self._guided(x, t, alone or skips)
 
     def _guided(self, x: Tensor, t: Tensor, without_negative: bool) -> tuple[Tensor, Tensor]:
@@ -142,5 +153,12 @@ class Guide:
             parts.append(model.predict(some, t.expand(len(some)), conditioning[rows], given))
         return torch.cat(parts)
 
-    def _sigma(self, t: Tensor) -> float:
-        return float(t_to_sigma(t, sigmas_from(self._model().alphas_cumprod.to(t.device))))
+    def _timestep(self, call: int, t: Tensor) -> float:
+        first, timesteps = self._ahead
+        return timesteps[call - first] if call - first < len(timesteps) else float(t)
+
+    def _sigma(self, timestep: float) -> float:
+        alphas_cumprod = self._model().alphas_cumprod
+        if self._levels is None or self._levels[0] is not alphas_cumprod:
+            self._levels = alphas_cumprod, sigmas_from(alphas_cumprod.cpu())
+        return t_to_sigma(torch.tensor([timestep]), self._levels[1]).tolist()[0]  # type: ignore[no-any-return]

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from torch import Tensor
-
 LAST_TIMESTEP = 999
 
 
@@ -15,10 +13,10 @@ class Handover:
         self._switch_at, self._steps, self._take_over = switch_at, steps, take_over
         self._done = False
 
-    def __call__(self, call: int, t: Tensor) -> None:
+    def __call__(self, call: int, timestep: float) -> None:
         if self._done:
             return
-        part = call / self._steps if self._steps else (LAST_TIMESTEP - int(t.max().round())) / (LAST_TIMESTEP + 1)
+        part = call / self._steps if self._steps else (LAST_TIMESTEP - round(timestep)) / (LAST_TIMESTEP + 1)
         if part >= self._switch_at:
             self._done = True
             self._take_over()
