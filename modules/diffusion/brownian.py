@@ -11,7 +11,8 @@ from torch import Tensor
 
 from modules.diffusion.noise import Source, stream
 
-BetweenLevels = Callable[[Tensor, Tensor], Tensor]  # sigma, sigma_next -> (B, C, H, W) of unit variance
+Level = Tensor | float  # sigma
+BetweenLevels = Callable[[Level, Level], Tensor]  # sigma, sigma_next -> (B, C, H, W) of unit variance
 
 DIGITS = 6  # places that tell two levels apart
 POOL = 24  # words of numpy's SeedSequence
@@ -75,7 +76,7 @@ def brownian_noise(
     low, high = float(sigmas[sigmas > 0].min()), float(sigmas.max())
     paths = [BrownianPath(shape, seed, low, high, source, device) for seed in seeds]
 
-    def between(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    def between(sigma: Level, sigma_next: Level) -> Tensor:
         a, b = float(sigma), float(sigma_next)
         return torch.stack([path(b) - path(a) for path in paths]) / sqrt(abs(b - a))
 

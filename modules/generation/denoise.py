@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.diffusion.brownian import BetweenLevels, brownian_noise
+from modules.diffusion.brownian import BetweenLevels, Level, brownian_noise
 from modules.diffusion.denoisers import denoiser_for, levels_for, x0_of_eps
 from modules.diffusion.names import SCHEDULE_INFOS, SamplerInfo, resolve
 from modules.diffusion.noise import ImageNoise
@@ -81,12 +81,14 @@ def walk_sigmas(walk: Walk, settings: Settings, on_step: Callable[[Step], None])
         ends = {"sigma_min": sigmas[-2].item(), "sigma_max": sigmas[0].item()}
     options |= {name: value for name, value in ends.items() if name in options_of(sampler)}
     x = noised(walk, sigmas, settings)
-    if walk.guide.asks_for_timesteps and not info.adaptive:
+    between = between_levels(walk.noise, schedule, settings) if info.brownian_noise else None
+    if (walk.guide.asks_for_timesteps or info.brownian_noise) and not info.adaptive:
+        levels = Levels()
         with rehearsed(walk.guide) as note:
             seen = denoiser_for(info, note, walk.alphas_cumprod.cpu(), settings.enable_quantization, x0_of_eps)
-            sampler(seen, POINT, sigmas.cpu(), no_noise, lambda step: None, **options)
-    later = between_levels(walk.noise, schedule, settings) if info.brownian_noise else walk.noise.next
-    return sampler(x0, x, sigmas, later, on_step, **options)
+            sampler(seen, POINT, sigmas.cpu(), levels, lambda step: None, **options)
+        between = levels.known_to(between) if between else None
+    return sampler(x0, x, sigmas, between or walk.noise.next, on_step, **options)
 
 
 def noised(walk: Walk, sigmas: Tensor, settings: Settings) -> Tensor:
@@ -172,6 +174,26 @@ def rehearsed(guide: Guide) -> Iterator[Eps]:
 
 def no_noise(*between: Tensor) -> Tensor:
     return torch.zeros_like(POINT)
+
+
+class Levels:
+    """Notes between which levels a rehearsal wants noise."""
+
+    def __init__(self) -> None:
+        self._asked: list[Tensor] = []
+
+    def __call__(self, *between: Tensor) -> Tensor:
+        self._asked += between
+        return torch.zeros_like(POINT)
+
+    def known_to(self, later: BetweenLevels) -> BetweenLevels:
+        """The same, told the levels as they are known in main memory: they are asked for in the same order."""
+        levels = iter(torch.stack(self._asked).tolist() if self._asked else [])
+
+        def told(sigma: Level, sigma_next: Level) -> Tensor:
+            return later(next(levels), next(levels))
+
+        return told
 
 
 def started(

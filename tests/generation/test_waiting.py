@@ -47,8 +47,7 @@ def test_reading_is_seen(mode: Any):
     assert reads.count.total() == 3
 
 
-# Where noise lies between two levels, both are read at every step: its path is walked in main memory.
-SAMPLERS = [info.name for info in SAMPLER_INFOS if not info.adaptive and not info.brownian_noise]
+SAMPLERS = [info.name for info in SAMPLER_INFOS if not info.adaptive]
 
 
 @pytest.fixture
