@@ -67,7 +67,8 @@ class Attending:
     def _keys_and_values(self, layer: Attention, context: Tensor) -> tuple[Tensor, Tensor]:
         # In training both the layers and the prompts may be what learns. Where layers come to the device just before
         # they are called, each call brings the next one: none may be left out.
-        if torch.is_grad_enabled() or hasattr(layer.to_k, "_diffusers_hook"):
+        # What is compiled or recorded must not remember one prompt's.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or hasattr(layer.to_k, "_diffusers_hook"):
             return layer.to_k(context), layer.to_v(context)
         layers: dict[int, Made] = self._made.setdefault(context, {})
         state = (*state_of(layer.to_k), *state_of(layer.to_v))

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from modules.families.attention import attention
+from modules.families.compiling import Way, compiled, why_not
 from modules.families.family import Model, TextOptions
 from modules.families.latent import noise_levels
 from modules.families.levels import MemoryPlan, Work
@@ -91,6 +92,7 @@ class Rig:
             self._manner.enter_context(tiling(self.model, settings.tiling))
             self._manner.enter_context(token_merging(self.model, merging))
             self._manner.enter_context(step_caching(self.model, settings.step_caching))
+            self._manner.enter_context(compiled(self.model, self._way_to_compile(merging)))
         if keys != self._keys:
             kept = self._shelf.conditionings if settings.persistent_cond_cache else None
             options = replace(options, embeddings=self.at_work.embeddings)
@@ -98,6 +100,22 @@ class Rig:
         self._keys = keys
         self._last = (checkpoint, tags, options, merging)
         return self.model
+
+    def _way_to_compile(self, merging: float) -> Way:
+        """As the user wants it, where this run and this machine can."""
+        settings, plan = self._settings, self.at_work.plan
+        way: Way = settings.torch_compile
+        if way == "Off":
+            return way
+        why = why_not(way, self.model.device)
+        if settings.step_caching > 1 or merging > 0:
+            why = why or "it does not go together with step caching and token merging"
+        if plan is not None and plan.level != "whole":
+            why = why or "the weights do not stay on the device in this run"
+        if not why:
+            return way
+        self.at_work.warnings.append(f"The UNet is not compiled ({way}): {why}")
+        return "Off"
 
     def is_ready(self) -> bool:
         """Whether there is a model at work. Where the load of another one was interrupted, the one before comes back,

@@ -197,6 +197,11 @@ class Optimizations(Section):
     token_merging_ratio_hr: float = setting(
         0.0, "The same in the hires pass.", ge=0, le=0.9, step=0.1, infotext="Token merging ratio hr"
     )
+    torch_compile: Literal["Off", "inductor", "cudagraphs"] = setting(
+        "Off",
+        "Compile the UNet on an NVIDIA card: inductor writes kernels, which takes minutes for each size; cudagraphs "
+        "records its calls and plays them again, without Triton. Neither has been tried on a card yet.",
+    )
     step_caching: int = setting(
         1,
         "Go through the whole UNet only every so many calls: faster, another picture.",

@@ -83,3 +83,10 @@ def test_an_interrupt_while_the_refiner_loads_keeps_the_picture_if_it_can(models
     settings = Settings().with_overrides({"randn_source": "CPU"})
     made = list(generate(plan(wanted), shelf, settings, lambda progress: None))
     assert [image.complete for image in made] == ([False] if in_memory else [])
+
+
+def test_a_run_that_cannot_be_compiled_says_so(models: Models):
+    plain, asked = models.run("sdxl"), models.run("sdxl", settings={"torch_compile": "cudagraphs"})
+    assert not differ(plain, asked)
+    said = "The UNet is not compiled (cudagraphs): that is for NVIDIA cards, and the device is cpu"
+    assert said in asked.warnings and said not in plain.warnings

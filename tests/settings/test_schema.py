@@ -35,8 +35,15 @@ def test_defaults_types_ranges_and_infotext_names_are_those_of_a1111():
     with FACTS.open(encoding="utf-8", newline="") as file:
         rows = {row["key"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
     # A1111 has none of these
-    ours_alone = {"ddpm_variance", "step_caching", "civitai_api_key", "huggingface_token", "model_trees"}
-    ours_alone |= {"sd_text_encoders", "add_attention_to_infotext", "decode_beside_sampling"}
+    ours_alone = {
+        "ddpm_variance",
+        "step_caching",
+        "torch_compile",
+        "civitai_api_key",
+        "huggingface_token",
+        "model_trees",
+    }
+    ours_alone |= {"sd_text_encoders", "add_attention_to_infotext", "decode_beside_sampling", "torch_compile"}
     # Theirs opens URLs that a request names; theirs keeps one checkpoint, and has no 0 for "as many as fit".
     ours_on_purpose = {"api_enable_requests", "sd_checkpoints_limit"}
     for key, info in SETTINGS.items():
