@@ -2,7 +2,7 @@
 // VAE is chosen, a network goes into the prompts of the form that was open last. Foreign text is only ever text here.
 
 import { ask, on, sentenceOf } from "./client.js";
-import { onLanguage, say, translate } from "./locale.js";
+import { onLanguage, say } from "./locale.js";
 import { openDetails } from "./model_details.js";
 import { kindOf, size, use } from "./model_use.js";
 
@@ -12,7 +12,6 @@ const SORTS = ["name", "-name", "date", "-date", "size", "-size", "folder"];
 const KEPT = "easel.browser";
 let models = [];
 let total = 0;
-let counts = {}; // kind → how many
 let families = {};
 let folders = [];
 let asking = null;
@@ -42,7 +41,6 @@ export function bindBrowser() {
   cards().addEventListener("keydown", walk);
   new IntersectionObserver(([end]) => end.isIntersecting && more()).observe(document.getElementById("easel_browser_end"));
   onLanguage(() => (drawTools(), draw()));
-  Object.assign(form.kind, { value: "" });
   drawTools(JSON.parse(sessionStorage.getItem(KEPT) ?? "{}"));
   begin();
 }
@@ -83,7 +81,7 @@ async function look() {
     total = models.length;
     tell(total ? say("browser.wasted", { n: answer.body.groups.length, size: size(answer.body.wasted) }) : say("browser.no_duplicates"));
   } else {
-    ({ models, total, families, kinds: counts } = answer.body);
+    ({ models, total, families } = answer.body);
   }
   drawTools();
   draw();
