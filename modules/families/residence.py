@@ -72,8 +72,8 @@ class Residence:
             part.leave()
         return plan
 
-    def start(self) -> None:
-        """What `arrange` has made ready begins."""
+    def start(self, in_order: bool = True) -> None:
+        """What `arrange` has made ready begins. `in_order`: every call of the UNet goes through all of its layers."""
         model, plan = self._arranged() if self._arranged else None, self.current
         if model is None or plan is None or plan.level == "whole":
             return
@@ -85,7 +85,7 @@ class Residence:
                     module.register_forward_pre_hook(self._turn_to(part, streamed(plan, part, unet))).remove
                 )
         if plan.level == "streamed" and self._memory:
-            self._undo.enter_context(streaming(unet, self._memory))
+            self._undo.enter_context(streaming(unet, self._memory, in_order))
 
     def settle(self) -> None:
         """The run is over, or has failed: nothing is hooked any more; what was moved in turn is at home."""
@@ -237,10 +237,10 @@ def weights_of(module: nn.Module) -> list[Tensor]:
 
 
 @contextmanager
-def streaming(unet: nn.Module, memory: Memory) -> Iterator[None]:
+def streaming(unet: nn.Module, memory: Memory, in_order: bool = True) -> Iterator[None]:
     """Within, the UNet's weights are in main memory, and each layer's come to the device for as long as it works; on
-    CUDA the next one's are copied meanwhile."""
-    overlapped = memory.device.type == "cuda"
+    CUDA the next one's are copied meanwhile, where it is known which one that is."""
+    overlapped = memory.device.type == "cuda" and in_order
     with torch.inference_mode(False):
         apply_group_offloading(
             unet,

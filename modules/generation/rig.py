@@ -193,7 +193,7 @@ class Rig:
             at_work.text_changes = report.text
             if shelf.embeddings is not None:
                 at_work.embeddings = shelf.embeddings.fitted(loaded.model, report.embeddings)
-        shelf.residence.start()
+        shelf.residence.start(in_order=settings.step_caching == 1)  # which passes over layers
         return at_work
 
     def notes(self, said: Sequence[Sequence[str]]) -> dict[str, object]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from modules.families import residence
 from modules.families.family import TextOptions
 from modules.families.footprint import footprint_of, size_of
 from modules.families.levels import Work
@@ -163,6 +164,19 @@ def test_on_a_device_without_moves_nothing_moves(tiny_model: Any, monkeypatch: p
     with simulated(SimulatedMemory(GIB, moves=False), monkeypatch) as memory:
         plan = Residence(memory, lambda family: "streamed").arrange(tiny_model, WORK)
         assert plan and plan.level == "whole" and len(memory.present) == 3
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_the_next_layer_is_copied_ahead_only_where_it_is_known(
+    tiny_model: Any, in_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step caching passes over layers: whoever waits for the copy of one of those would wait for none."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(residence, "apply_group_offloading", lambda unet, **options: asked.append(options))
+    with residence.streaming(tiny_model.unet, Memory(torch.device("cuda")), in_order):
+        pass
+    (options,) = asked
+    assert [options[name] for name in ("use_stream", "record_stream", "non_blocking")] == [in_order] * 3
 
 
 def test_loading_goes_to_the_device_if_all_fits_there() -> None:
