@@ -12,6 +12,8 @@ from modules.families.family import EDITING, Conditioning, Model
 from modules.generation.prompts import Prompts, together
 from modules.generation.skipping import Skipping
 
+KEPT_CUT = 4  # conditionings that are kept in parts: prompt and negative prompt, and those before
+
 BeforeCall = Callable[[int, float], None]  # number of the call, 0-based, and its timestep
 
 
@@ -39,6 +41,9 @@ class Guide:
         self._skipping, self._at_once, self._rows = skipping, at_once, rows
         self._calls = 0
         self._ahead: tuple[int, Sequence[float]] = (0, ())  # timesteps of the calls from this one on
+        self._cut: dict[
+            tuple[int, int], tuple[Conditioning, list[Conditioning]]
+        ] = {}  # whole, and its parts of so many
         self._levels: tuple[Tensor, Tensor] | None = None  # a model's alphas_cumprod, and its sigmas in main memory
         self._moved: tuple[Tensor, Tensor] | None = None
         self._joined: tuple[tuple[Conditioning, ...], Conditioning] | None = None
@@ -74,6 +79,7 @@ class Guide:
         """The pass is over: nothing here keeps a model in memory."""
         self._prompts.encode_with(None)
         self._joined = self._moved = self._levels = None
+        self._cut.clear()
 
     def notes(self) -> dict[str, object]:
         """What the infotext says of this pass, by now."""
@@ -145,13 +151,19 @@ class Guide:
         model, most = self._model(), self._rows() or len(x)
         if most >= len(x):
             return model.predict(x, t.expand(len(x)), conditioning, beside)
-        parts = []
-        for start in range(0, len(x), most):
-            rows = slice(start, start + most)
-            some = x[rows]
-            given = None if beside is None else beside[rows]
-            parts.append(model.predict(some, t.expand(len(some)), conditioning[rows], given))
-        return torch.cat(parts)
+        somes, givens = torch.split(x, most), [None] * len(x) if beside is None else torch.split(beside, most)
+        parts = zip(somes, givens, self._parts(conditioning, most), strict=False)
+        return torch.cat([model.predict(some, t.expand(len(some)), part, given) for some, given, part in parts])
+
+    def _parts(self, conditioning: Conditioning, most: int) -> list[Conditioning]:
+        """The same ones as long as no prompt changes: what the network makes of them is kept by what they are."""
+        known = self._cut.get((id(conditioning), most))
+        if known is None or known[0] is not conditioning:
+            if len(self._cut) >= KEPT_CUT:
+                self._cut.clear()
+            parts = [conditioning[start : start + most] for start in range(0, len(conditioning), most)]
+            known = self._cut[id(conditioning), most] = conditioning, parts
+        return known[1]
 
     def _timestep(self, call: int, t: Tensor) -> float:
         first, timesteps = self._ahead

@@ -127,3 +127,25 @@ def test_a_picture_editor_weighs_its_picture() -> None:
     model.predict = lambda x, t, cond, beside: x * (cond.cross[:, 0, 0].view(-1, 1, 1, 1) + beside)
     guide = guide_of(model, "a", beside=lambda: torch.full((1, 4, 2, 2), 2.0), image_scale=1.5)
     assert value(guide.eps(X, T)) == pytest.approx(0.5 + 3 * (3 - 2.5) + 1.5 * (2.5 - 0.5))
+
+
+def test_where_memory_is_short_few_rows_go_at_once_and_always_the_same_parts_of_the_prompts() -> None:
+    """Keys, values and cached steps are kept by the conditionings that a model is shown."""
+    seen: list[Conditioning] = []
+
+    class Seeing(Plain):
+        def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, beside: Tensor | None = None) -> Tensor:
+            seen.append(conditioning)
+            return super().predict(x, t, conditioning, beside)
+
+    x = torch.ones(3, 4, 2, 2)
+    whole = guide_of(Plain(), "a", batch=3).eps(x, T)
+    model = Seeing()
+    guide = guide_of(model, "a", batch=3, rows=lambda: 4)
+    for _ in range(2):
+        assert torch.equal(guide.eps(x, T), whole)
+    assert model.sizes == [4, 2, 4, 2]
+    assert seen[0] is seen[2] and seen[1] is seen[3]
+    by_one = guide_of(model, "a", batch=3, rows=lambda: 1, at_once=False)
+    assert torch.equal(by_one.eps(x, T), whole) and torch.equal(by_one.eps(x, T), whole)
+    assert len({id(one) for one in seen[4:]}) == 6 and len(seen[4:]) == 12
