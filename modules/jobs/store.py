@@ -112,7 +112,6 @@ class JobStore:
                 return open_database(database)
         except (StoreUnusable, OSError) as error:
             self.problems.append(f"{error}. Jobs of this run are kept in memory only and do not survive a restart.")
-            log.error("%s", self.problems[-1])
             return open_database(None)
 
     @contextmanager

@@ -2,7 +2,6 @@
 not ours stay in the file. Knows nothing of what a setting does."""
 
 import json
-import logging
 import os
 import threading
 import time
@@ -12,8 +11,6 @@ from typing import Any
 
 from modules.runtime.files import write_whole
 from modules.settings.schema import SECRETS, SETTINGS, SettingError, Settings
-
-log = logging.getLogger(__name__)
 
 MAX_CONFIG_BYTES = 16 * 2**20
 
@@ -63,8 +60,6 @@ class SettingsStore:
         self.problems += [f"{self.path.name}: {reason}; it is back at its default" for reason in wrong.values()]
         if wrong and not damage:
             self.problems.append(f"the other settings are kept{kept}")
-        for problem in self.problems:
-            log.warning("%s", problem)
         return settings
 
     def _keep_bad_file(self) -> str:
