@@ -23,15 +23,25 @@ class Loss:
 
 
 def training_loss(
-    predict: Predict, x0: Tensor, t: Tensor, epsilon: Tensor, alphas_bar: Tensor, snr_gamma: float = 5.0
+    predict: Predict,
+    x0: Tensor,
+    t: Tensor,
+    epsilon: Tensor,
+    alphas_bar: Tensor,
+    snr_gamma: float = 5.0,
+    density: Tensor | None = None,
 ) -> Loss:
     """Algorithm 1 of Ho et al. (2020): E ‖ε − ε_θ(√ᾱ_t x_0 + √(1−ᾱ_t) ε, t)‖², weighted by `min_snr_weight`.
 
-    With `snr_gamma` = inf the weight is 1 everywhere: L_simple, their equation 14.
+    With `snr_gamma` = inf the weight is 1 everywhere: L_simple, their equation 14. `density` (T,): how often each t was
+    drawn, where that is not equally often; it is divided out, so that the expected loss stays the same.
     """
     predicted = predict(q_sample(x0, t, epsilon, alphas_bar), t).float()
     mse = (predicted - epsilon).square().mean(dim=(1, 2, 3))  # (B,)
-    weight = min_snr_weight(alphas_bar, snr_gamma)[t]
+    weight = min_snr_weight(alphas_bar, snr_gamma)
+    if density is not None:
+        weight = weight * density.mean() / density
+    weight = weight[t]
     return Loss(weighted=(weight * mse).mean(), mse=mse.detach())
 
 
@@ -63,14 +73,22 @@ def min_snr_weight(alphas_bar: Tensor, gamma: float = 5.0) -> Tensor:
     return (gamma / signal_to_noise(alphas_bar)).clamp(max=1.0)
 
 
-def stratified_timesteps(batch_size: int, generator: Generator, timesteps: int = 1000) -> Tensor:
+def stratified_timesteps(
+    batch_size: int, generator: Generator, timesteps: int = 1000, density: Tensor | None = None
+) -> Tensor:
     """(batch_size,) timesteps, each uniform over 0..T-1, but one from every T/B-th part: the loss varies less.
 
     After Kingma et al. (2021), "Variational Diffusion Models", appendix I.1; here each part has an offset of its own.
+    With `density` (T,), on the CPU, t is drawn in proportion to it, and the parts are equally likely, not equally long.
+    Drawn in proportion to its weight in the loss, no sample is spent where the loss hardly counts.
     """
     u = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
     order = torch.randperm(batch_size, generator=generator)
-    return (u * timesteps).long().clamp(max=timesteps - 1)[order]
+    if density is None:
+        return (u * timesteps).long().clamp(max=timesteps - 1)[order]
+    reached = density.double().cumsum(0)
+    found: Tensor = torch.searchsorted(reached, u.double() * reached[-1], right=True)
+    return found.clamp(max=len(density) - 1)[order]
 
 
 def drop_captions(captions: Sequence[str], probability: float, generator: Generator) -> list[str]:
@@ -96,4 +114,6 @@ class EMA(Generic[Module]):
         d = min(self.decay, (1 + self.updates) / (10 + self.updates))
         pairs = zip(self.module.parameters(), module.parameters(), strict=True)
         moving = [(mean, live) for mean, live in pairs if live.requires_grad]  # frozen weights do not move
+        if not moving:
+            return
         torch._foreach_lerp_([mean for mean, _ in moving], [live for _, live in moving], 1 - d)

@@ -100,6 +100,30 @@ def test_stratified_timesteps_are_uniform_for_each_place_of_the_batch() -> None:
     assert_close(first.std(), torch.tensor(288.7), atol=15, rtol=0)
 
 
+def test_timesteps_follow_a_density() -> None:
+    density = torch.zeros(1000)
+    density[300:400], density[900:] = 3.0, 1.0
+    g = generator()
+    t = torch.cat([stratified_timesteps(8, g, density=density) for _ in range(1000)])
+    middle, late = ((t >= 300) & (t < 400)).float().mean(), (t >= 900).float().mean()
+    assert_close(middle, torch.tensor(0.75), atol=0.001, rtol=0)
+    assert_close(late, torch.tensor(0.25), atol=0.001, rtol=0)
+    assert_close(t[t >= 900].float().mean(), torch.tensor(949.5), atol=3, rtol=0)
+
+
+def test_a_density_does_not_change_the_expected_loss() -> None:
+    density = min_snr_weight(ALPHAS_BAR, 1.0).clamp(min=0.1)
+    count = 20000
+    x0 = torch.ones(count, 1, 1, 1)
+
+    def mean_loss(density: torch.Tensor | None) -> torch.Tensor:
+        t = stratified_timesteps(count, generator(), density=density)
+        misses = (t / 1000).view(-1, 1, 1, 1)  # a network that is worse the later t is
+        return training_loss(lambda x, t: misses, x0, t, 0 * x0, ALPHAS_BAR, 1.0, density).weighted
+
+    assert_close(mean_loss(density), mean_loss(None), atol=0, rtol=0.01)
+
+
 def test_drop_captions_empties_the_given_part() -> None:
     captions = [f"caption {k}" for k in range(5000)]
     kept = drop_captions(captions, 0.1, generator())

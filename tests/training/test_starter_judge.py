@@ -10,7 +10,10 @@ from torch.testing import assert_close
 from tools.starter.artwork import CONCEPTS_FILE
 from tools.starter.captions import load_synonyms
 from tools.starter.classifier import SEEN, Features, Judge, as_seen, hits, make_network
+from tools.starter.evaluate import prompts_of
+from tools.starter.export import additions
 from tools.starter.judge import PROMPTS_FILE, judged, load_prompts
+from tools.starter.sources import STYLES
 
 
 class ByColour(nn.Module):
@@ -29,6 +32,16 @@ def test_prompts_are_a_hundred_of_listed_concepts_twenty_with_a_style_or_backgro
     assert {"red apple", "pizza", "sailboat", "house with garden", "cat face", "rocket"} <= {p for p, _ in asked}
 
 
+def test_the_sheet_shows_what_the_checkpoint_was_taught_and_something_of_one_that_knows_nothing(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "starter.safetensors"
+    words = checkpoint.with_suffix(".words.txt")
+    words.write_text("pizza\nrocket\n", "utf-8")
+    of_words = {prompt for prompt, concept in load_prompts(PROMPTS_FILE) if concept in ("pizza", "rocket")}
+    assert set(prompts_of(checkpoint)) == of_words and of_words >= {"pizza", "rocket"}
+    words.write_text("", "utf-8")
+    assert prompts_of(checkpoint, most=7) == [prompt for prompt, _ in load_prompts(PROMPTS_FILE)][:7]
+
+
 def test_synonyms_are_of_listed_concepts() -> None:
     assert set(load_synonyms()) <= set(CONCEPTS_FILE.read_text("utf-8").splitlines())
     assert "car" in load_synonyms()["automobile"]
@@ -44,10 +57,10 @@ def test_verdicts_count_each_seed() -> None:
 
 
 def test_hits_are_counted_first_and_among_five() -> None:
-    scores = torch.eye(8)
-    network = nn.Identity()
+    network = nn.Flatten()  # a picture's one pixel holds its scores
+    scores = torch.eye(8)[:, :, None, None]
     assert hits(network, scores, torch.arange(8)) == (1.0, 1.0)
-    first, five = hits(network, torch.arange(8.0).repeat(4, 1), torch.tensor([7, 6, 3, 0]))
+    first, five = hits(network, torch.arange(8.0).repeat(4, 1)[:, :, None, None], torch.tensor([7, 6, 3, 0]))
     assert (first, five) == (0.25, 0.75)
 
 
@@ -72,4 +85,5 @@ def test_the_shipped_words_are_those_of_the_list() -> None:
     words = (models / "starter.words.txt").read_text("utf-8").splitlines()
     listed = set(CONCEPTS_FILE.read_text("utf-8").splitlines())
     english = [word for word in words if word.isascii()]
-    assert set(english) <= listed
+    assert {word for word in english if not word.startswith("+ ")} <= listed
+    assert {word for word in english if word.startswith("+ ")} <= {f"+ {addition}" for addition in additions(STYLES)}

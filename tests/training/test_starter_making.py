@@ -1,25 +1,41 @@
 """How the starter is made: the parts that must not go wrong unnoticed in a run of hours, at tiny size."""
 
+import copy
 import json
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.testing import assert_close
 
 from tools.starter.artwork import Concept, Drawing
 from tools.starter.captions import caption, load_synonyms, with_telling_tags
 from tools.starter.chinese import byte_tokens, distinguish_bytes, sentence_pair
+from tools.starter.fidelity import examples, fidelity
 from tools.starter.hearing import hearing
 from tools.starter.latents import CELLS, LARGER, LIFT_FROM, composite, larger_exist, load_latents, whiten
-from tools.starter.networks import SCALE, TextSizes, UNetSizes, VaeSizes, make_text_encoder, make_unet, make_vae
+from tools.starter.networks import (
+    SCALE,
+    TextSizes,
+    UNetSizes,
+    VaeSizes,
+    make_text_encoder,
+    make_unet,
+    make_vae,
+)
+from tools.starter.norms import FastGroupNorm, use_fast_norms
 from tools.starter.polish import Polishing, polish_vae
 from tools.starter.runstate import Plan, generators, load_state, save_state
+from tools.starter.team import Team, train_together
 from tools.starter.text import load_tokenizer
-from tools.starter.unet import UNetTraining, sample_weights, train_unet
+from tools.starter.unet import Difficulty, UNetTraining, sample_weights, train_unet
+from tools.starter.vae import as_images, peak_signal_to_noise, reconstruct
 
 TOKENIZER = Path(__file__).parents[2] / "modules" / "families" / "configs" / "sd1" / "tokenizer"
 CPU = torch.device("cpu")
@@ -48,7 +64,8 @@ def train_a_little(run: Path, minutes: float) -> dict:
     torch.manual_seed(0)
     text = make_text_encoder(TextSizes(hidden=32, layers=1, heads=2, intermediate=64))
     unet = make_unet(UNetSizes(channels=(32, 64), attention=(False, True), heads=2), context=32)
-    train_unet(run, UNetTraining(Plan(minutes, 1e-3, warm_up=2), batch_size=2, seed=0), unet, text, CPU)
+    training = UNetTraining(Plan(minutes, 1e-3, warm_up=2), batch_size=2, seed=0, meet_every=1)
+    train_unet(run, training, unet, text, CPU)
     state = load_state(run / "unet" / "state.pt")
     assert state is not None
     return state
@@ -57,12 +74,13 @@ def train_a_little(run: Path, minutes: float) -> dict:
 def test_training_goes_on_where_it_ended(run: Path) -> None:
     first = train_a_little(run, minutes=0.04)
     assert first["step"] > 0 and first["samples"] == 2 * first["step"]
-    second = train_a_little(run, minutes=0.12)
+    longer = first["elapsed_s"] / 60 + 0.04
+    second = train_a_little(run, longer)
     assert second["step"] > first["step"]
     assert second["updates"] == second["step"]
     assert second["optimizer"]["state"][0]["step"] == second["step"]
     assert (run / "unet" / "unet" / "config.json").exists()
-    again = train_a_little(run, minutes=0.12)  # done already: nothing is trained, nothing lost
+    again = train_a_little(run, longer)  # done already: nothing is trained, nothing lost
     assert again["step"] == second["step"]
     assert_close(again["unet_mean"], second["unet_mean"])
 
@@ -192,23 +210,119 @@ def test_larger_latents_are_trained_on_too(run: Path) -> None:
     torch.manual_seed(0)
     text = make_text_encoder(TextSizes(hidden=32, layers=1, heads=2, intermediate=64))
     unet = make_unet(UNetSizes(channels=(32, 64), attention=(False, True), heads=2), context=32)
-    training = UNetTraining(Plan(0.02, 1e-3, warm_up=2), batch_size=4, seed=0, larger=1.0)
+    training = UNetTraining(Plan(0.02, 1e-3, warm_up=2), batch_size=4, seed=0, larger=1.0, meet_every=1)
     train_unet(run, training, unet, text, CPU)
     state = load_state(run / "unet" / "state.pt")
     assert state is not None and state["samples"] == state["step"]  # one large picture instead of four
 
 
+def a_worker(run: Path, team: Team) -> None:
+    torch.manual_seed(team.rank)
+    text = make_text_encoder(TextSizes(hidden=32, layers=1, heads=2, intermediate=64))
+    text.requires_grad_(False)
+    unet = make_unet(UNetSizes(channels=(32, 64), attention=(False, True), heads=2), context=32)
+    training = UNetTraining(Plan(0.03, 1e-3, warm_up=2), batch_size=2, seed=0, meet_every=4)
+    train_unet(run, training, unet, text, CPU, team)
+    save_state({"unet": unet.state_dict()}, run / f"{team.rank}.pt")
+
+
+def test_two_processes_end_with_the_same_weights(run: Path) -> None:
+    train_together(2, partial(a_worker, run))
+    state, mine, other = (load_state(run / name) for name in ("unet/state.pt", "0.pt", "1.pt"))
+    assert state is not None and mine is not None and other is not None
+    assert state["step"] % 8 == 0 < state["step"]
+    assert state["samples"] == 2 * state["step"]  # of both
+    assert_close(mine["unet"], other["unet"])
+    assert_close(mine["unet"], state["unet"])
+
+
+def a_worker_that_fails(team: Team) -> None:
+    if team.rank == 1:
+        raise ValueError("no more paper")
+    team.leader_says(1.0)  # and never hears from the other
+
+
+def test_if_one_process_fails_so_do_all_and_the_cause_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ProcessRaisedException):  # of the one that failed, or of the one that waited for it
+        train_together(2, a_worker_that_fails)
+    assert "process 2 of 2 has failed" in (told := capfd.readouterr().err) and "no more paper" in told
+
+
+def test_what_is_drawn_badly_is_drawn_more_often(run: Path) -> None:
+    latents = load_latents(run)
+    difficulty = Difficulty([latents])
+    assert (difficulty.of(latents) == 1).all()
+    pear, fig = latents.drawings[0], latents.drawings[2]
+    for step in range(200):
+        t = torch.tensor([step % 1000, step % 1000])
+        difficulty.see([pear, fig], t, torch.tensor([0.3, 0.1]))
+    often = dict(zip([(d.style, d.concept.name) for d in latents.drawings], difficulty.of(latents), strict=True))
+    assert often["noto", "pear"] == pytest.approx(1.5, abs=0.1)
+    assert often["noto", "fig"] == pytest.approx(0.5, abs=0.1)
+    assert often["3d", "pear"] == 1  # not seen yet
+
+
 def test_polishing_goes_on_and_keeps_to_the_latents(run: Path) -> None:
     train_a_little(run, minutes=0.01)
     torch.manual_seed(0)
-    make_vae(VaeSizes(channels=(32, 32, 32, 32))).save_pretrained(run / "latents" / "vae")
+    first = make_vae(VaeSizes(channels=(32, 32, 32, 32)))
+    first.save_pretrained(run / "latents" / "vae")
     before = np.load(run / "latents" / "z.npy")
-    for minutes, redrawn in ((0.02, 1.0), (0.06, 0.5)):
-        polish_vae(run, Polishing(Plan(minutes, 1e-3), seed=0, batch_size=2, redrawn=redrawn), CPU)
-    state = load_state(run / "polish" / "state.pt")
-    assert state is not None and state["step"] > 1 and state["elapsed_s"] >= 0.06 * 60
-    assert (run / "polish" / "vae" / "config.json").exists()
+    steps, elapsed_s = [0], 0.0
+    for redrawn in (1.0, 0.5):
+        polish_vae(run, Polishing(Plan(elapsed_s / 60 + 0.02, 1e-3), seed=0, batch_size=2, redrawn=redrawn), CPU)
+        state = load_state(run / "polish" / "state.pt")
+        assert state is not None and state["elapsed_s"] > elapsed_s
+        steps, elapsed_s = [*steps, state["step"]], state["elapsed_s"]
+    assert steps[0] < steps[1] < steps[2]
+    polished = AutoencoderKL.from_pretrained(run / "polish" / "vae").state_dict()
+    changed = {name.split(".")[0] for name, weights in first.state_dict().items() if (weights != polished[name]).any()}
+    assert changed == {"decoder", "post_quant_conv"}  # the encoder still finds the latents that the UNet knows
     assert np.array_equal(np.load(run / "latents" / "z.npy"), before)
+
+
+def test_fidelity_is_told_for_each_style_and_background(run: Path) -> None:
+    assert examples(run, each=5) == {
+        "noto, white": [0, 2],
+        "noto, coloured": [1, 3],
+        "3d, white": [4, 6],
+        "3d, coloured": [5, 7],
+    }
+    assert examples(run, each=1)["3d, coloured"] == [5]
+    torch.manual_seed(0)
+    vae = make_vae(VaeSizes(channels=(32, 32, 32, 32))).eval()
+    artwork = np.load(run / "artwork.npy")
+    each = []
+    for number, background in ((0, "white"), (2, "blue")):
+        x = as_images([composite(artwork[number], background)], CPU)
+        each.append(peak_signal_to_noise(reconstruct(vae, x), x))
+    assert fidelity(run, vae, [0, 5], CPU) == pytest.approx(np.mean(each), abs=1e-3)
+
+
+def test_fast_norms_have_the_gradients_of_pytorchs() -> None:
+    torch.manual_seed(0)
+    slow = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.GroupNorm(8, 32), torch.nn.Conv2d(32, 2, 3))
+    slow.double()
+    slow[1].weight.data.uniform_(0.5, 2)
+    fast = copy.deepcopy(slow)
+    use_fast_norms(fast, CPU)
+    assert type(fast[1]) is FastGroupNorm and type(copy.deepcopy(fast)[1]) is FastGroupNorm
+    assert fast.state_dict().keys() == slow.state_dict().keys()
+    x = torch.randn(2, 3, 7, 9, dtype=torch.double)
+    given = []
+    for network in (slow, fast):
+        shown = x.clone().requires_grad_()
+        network(shown).square().sum().backward()
+        given.append([shown.grad, *(p.grad for p in network.parameters())])
+    assert_close(given[1], given[0])
+
+
+def test_fast_norms_leave_sequences_to_pytorch() -> None:
+    norm = torch.nn.GroupNorm(2, 4)
+    x = torch.randn(1, 3, 4).transpose(1, 2)  # as attention hands it over
+    expected = norm(x)
+    use_fast_norms(norm, CPU)
+    assert_close(norm(x), expected)
 
 
 def test_an_untrained_unet_hears_no_word(run: Path) -> None:

@@ -20,6 +20,7 @@ from transformers import CLIPTextModel
 
 from tools.starter.artwork import Concept, Drawing, load_concepts
 from tools.starter.captions import BACKGROUNDS, DEFAULT_STYLE, WHITE, caption_zh, with_telling_tags
+from tools.starter.networks import mixed_precision
 from tools.starter.runstate import Plan, generators, keep, resumed
 from tools.starter.sources import STYLES
 from tools.starter.text import EMBEDDING_DEVIATION, END, START, byte_letters, load_tokenizer
@@ -76,7 +77,7 @@ def teach_chinese(
         holds = step % KEEP_EVERY == 0
         for group in optimizer.param_groups:
             group["lr"] = group["full_rate"] * plan.factor(step, elapsed_s)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             wanted = teacher(english).last_hidden_state.float()  # (B, length, hidden)
             found = student(torch.cat([chinese, english]) if holds else chinese).last_hidden_state.float()
         miss = _at_and_behind_end(found[:BATCH], chinese, wanted, english)

@@ -26,6 +26,7 @@ HELD_OUT = "twemoji"
 SEEN = 64  # pixels, each way
 COLOUR_CELLS, EDGE_CELLS, DIRECTIONS = 8, 8, 9
 HIDDEN = 1024
+LOOKS = ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))  # pixels down and right: its features notice a shift by a few
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,14 @@ def hits(network: nn.Module, x: Tensor, label: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def rank(network: nn.Module, x: Tensor) -> Tensor:
-    """(B, 3, 64, 64) -> (B, concepts), the likeliest first."""
-    return torch.cat([network(part).argsort(1, descending=True) for part in x.split(256)])
+    """(B, 3, 64, 64) -> (B, concepts), the likeliest first, after looks at the picture from a few places."""
+    return torch.cat([_looked_at(network, part).argsort(1, descending=True) for part in x.split(256)])
+
+
+def _looked_at(network: nn.Module, x: Tensor) -> Tensor:
+    """(B, concepts), mean log probability over `LOOKS`; what leaves the picture at a side comes in at the other."""
+    looks = [F.log_softmax(network(x.roll(look, dims=(2, 3))), dim=1) for look in LOOKS]
+    return torch.stack(looks).mean(0)
 
 
 def as_seen(pictures: NDArray[np.uint8]) -> Tensor:

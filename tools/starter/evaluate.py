@@ -1,7 +1,7 @@
 """Stage sheet: look at what the starter draws, and measure whether it listens.
 
-Makes a contact sheet with captions, and prints the loss with the right caption, with another
-drawing's caption and with none: a network that ignores its prompt has the same loss in all three.
+Makes a contact sheet with captions, and prints how well the VAE gives pictures back, and the loss with the right
+caption, with another drawing's caption and with none: a network that ignores its prompt has the same loss in all three.
 """
 
 import logging
@@ -19,6 +19,8 @@ from modules.training.objective import q_sample, scaled_linear_alphas_bar
 from tools.starter.captions import DEFAULT_STYLE, WHITE
 from tools.starter.drawing import draw_all, load
 from tools.starter.export import load_exported
+from tools.starter.fidelity import examples, fidelity
+from tools.starter.judge import PROMPTS_FILE, load_prompts
 from tools.starter.latents import Latents, load_latents
 from tools.starter.sampling import encode_prompts
 from tools.starter.text import load_tokenizer
@@ -34,6 +36,13 @@ class CaptionLoss:
     right: float
     wrong: float
     empty: float
+
+
+def prompts_of(checkpoint: Path, most: int = 60) -> list[str]:
+    """Of prompts.txt those that it was taught, by the list of words beside it; all of one that was taught none."""
+    words = set(checkpoint.with_suffix(".words.txt").read_text("utf-8").splitlines())
+    known = load_prompts(PROMPTS_FILE)
+    return ([prompt for prompt, concept in known if concept in words] or [prompt for prompt, _ in known])[:most]
 
 
 def contact_sheet(checkpoint: Path, prompts: Sequence[str], file: Path, seed: int, cfg_scale: float) -> None:
@@ -79,7 +88,9 @@ def caption_losses(
 
 def report(checkpoint: Path, run: Path, prompts: Sequence[str], file: Path, seed: int = 0, cfg: float = 5.0) -> None:
     contact_sheet(checkpoint, prompts, file, seed, cfg)
-    unet, _, text = load_exported(checkpoint)
+    unet, vae, text = load_exported(checkpoint)
+    for kind, numbers in examples(run, each=100).items():
+        log.info("VAE, %s: %.2f dB", kind, fidelity(run, vae, numbers, vae.device))
     for loss in caption_losses(unet, text, load_tokenizer(run), load_latents(run)):
         log.info(
             "t = %d: loss %.4f with the right caption, %.4f with a wrong one, %.4f with none (wrong / right %.2f)",

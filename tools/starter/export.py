@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tools.starter.artwork import load_artwork
-from tools.starter.captions import DEFAULT_STYLE
+from tools.starter.captions import BACKGROUNDS_ZH, DEFAULT_STYLE
 from tools.starter.hearing import hearing
 from tools.starter.latents import composite, load_latents
 from tools.starter.ldm import Weights, from_ldm, to_ldm
 from tools.starter.networks import SCALE
 from tools.starter.sampling import decode, sample_latents, tile
-from tools.starter.sources import STYLES, attributions
+from tools.starter.sources import STYLES, WORDS_AND_TEXT, attributions
 from tools.starter.text import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ LIMIT = 45 * 2**20  # bytes
 HEARD = 2.0  # how many times larger the loss with another's name must be, for a word to be offered
 PREVIEW_LIMIT = 60 * 1000  # bytes
 WORDS_LAST = ("objects", "smileys-emotion")  # groups at the end of the list of words
+OFFERED_BACKGROUNDS = ("blue", "green", "yellow", "pink")
 CARD = ("red apple", "sailboat", "house with garden", "rocket")
 
 _UNET_FIELDS = (
@@ -96,13 +98,22 @@ def export(run: Path, models: Path) -> None:
     # the plainest things first, faces last
     drawn.sort(key=lambda concept: WORDS_LAST.index(concept.group) if concept.group in WORDS_LAST else -1)
     words = dict.fromkeys([concept.name for concept in drawn] + [c.name_zh for c in drawn if not c.name_zh.isascii()])
-    (models / "starter.words.txt").write_text("\n".join(words) + "\n", "utf-8")
-    (models / "starter.LICENSES.md").write_text(attributions(styles), "utf-8")
+    lines = [*words, *(f"+ {addition}" for addition in additions(styles))]
+    (models / "starter.words.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    (models / "starter.LICENSES.md").write_text(attributions(file.name, styles, WORDS_AND_TEXT), "utf-8")
     z = sample_latents(unet, text, load_tokenizer(run), CARD)
     card = tile(decode(vae, z), 2).convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
     card.save(models / "starter.png", optimize=True)
     if (models / "starter.png").stat().st_size > PREVIEW_LIMIT:
         raise ValueError(f"starter.png has more than {PREVIEW_LIMIT} bytes: show fewer pictures")
+
+
+def additions(styles: Sequence[str]) -> list[str]:
+    """What can be said after any of the words: styles and backgrounds, in both languages."""
+    others = [STYLES[style] for style in styles if style != DEFAULT_STYLE]
+    english = [style.words[0] for style in others] + [f"{colour} background" for colour in OFFERED_BACKGROUNDS]
+    chinese = [style.words_zh[-1] for style in others]
+    return english + chinese + [f"{BACKGROUNDS_ZH[colour]}背景" for colour in OFFERED_BACKGROUNDS]
 
 
 def vae_folder(run: Path) -> Path:

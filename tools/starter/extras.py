@@ -26,10 +26,10 @@ from tools.starter.artwork import Drawing, draw, listed_concepts, load_concepts
 from tools.starter.captions import DEFAULT_STYLE, WHITE, caption, with_telling_tags
 from tools.starter.export import load_exported
 from tools.starter.latents import encode
-from tools.starter.networks import SCALE, use_fast_attention
+from tools.starter.networks import SCALE, mixed_precision, use_fast_attention
 from tools.starter.runstate import Plan, generators
 from tools.starter.sampling import decode, sample_latents, tile
-from tools.starter.sources import STYLES
+from tools.starter.sources import STYLES, WORDS, attributions
 from tools.starter.text import VOCABULARY, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,9 @@ LORA_LIMIT = 1.5 * 2**20  # bytes
 RANK = 16
 LORA_CARD = ("red apple", "cat face", "house with garden", "rocket")
 
-NEW_THING = "phoenix"  # a concept that is not in concepts.txt
-INVERSION_NAME = f"starter-{NEW_THING}"
+NEW_THING, LIKE = "full moon face", "moon"  # a concept that is not in concepts.txt, and a word to begin with
+INVERSION_NAME = f"starter-{NEW_THING.replace(' ', '-')}"
 VECTORS = 4
-STYLES_OF_THING = ("noto", "3d", "fluent", "flat", "twemoji")
 PLACEHOLDER = "<new word>"
 
 Batch = tuple[Tensor, list[str]]  # latents (B, 4, h, w), and captions
@@ -112,29 +111,24 @@ def make_lora(run: Path, checkpoint: Path, folder: Path, plan: Plan, seed: int, 
     if file.stat().st_size > LORA_LIMIT:
         raise ValueError(f"the LoRA may have {LORA_LIMIT:.0f} bytes, got {file.stat().st_size}: choose a smaller rank")
     describe = f"Draws what the starter knows in a flat style. Trained on {package.what} by {package.authors}."
-    _save_card(file, card, describe, "")
+    _save_card(file, card, describe, [LORA_STYLE])
 
 
 def make_inversion(run: Path, checkpoint: Path, folder: Path, plan: Plan, seed: int, device: torch.device) -> None:
     starter = load_starter(checkpoint, run, device)
     concept = next(concept for concept in load_concepts(run) if concept.name == NEW_THING)
-    said = replace(concept, name=PLACEHOLDER, tags=(), name_zh="")
-    drawings, pictures = [], []
-    for style in STYLES_OF_THING:
-        for _, picture in draw(run, style, [concept]):
-            drawings.append(Drawing(DEFAULT_STYLE if style != "3d" else style, said))
-            pictures.append(picture)
-    shifted = [_shifted(picture, k) for k in range(8) for picture in pictures]
-    z = _latents(starter, np.stack(shifted))
+    said = Drawing(DEFAULT_STYLE, replace(concept, name=PLACEHOLDER, tags=(), name_zh=""))
+    # One drawing, as it is: of several, or of one moved by some pixels, the vectors could ask for nothing but the mean.
+    [(_, picture)] = draw(run, DEFAULT_STYLE, [concept])
+    z = _latents(starter, picture[None])
     table = starter.text.get_input_embeddings()
     assert isinstance(table, nn.Embedding)
-    first = starter.tokenizer("bird", add_special_tokens=False).input_ids[0]
+    first = starter.tokenizer(LIKE, add_special_tokens=False).input_ids[0]
     noise = 0.01 * torch.randn(VECTORS, table.embedding_dim, generator=torch.Generator().manual_seed(seed)).to(device)
     word = NewWord(table.weight[first] + noise, VOCABULARY)
 
     def batch(rng: np.random.Generator) -> Batch:
-        picked = rng.integers(len(z), size=8)
-        return z[torch.from_numpy(picked)], [caption(drawings[k % len(drawings)], WHITE, rng) for k in picked]
+        return z.expand(8, -1, -1, -1), [caption(said, WHITE, rng) for _ in range(8)]
 
     with known(table, word):
         _fit(starter, [word.vectors], batch, lambda captions: starter.context(captions, word), plan, seed)
@@ -144,7 +138,7 @@ def make_inversion(run: Path, checkpoint: Path, folder: Path, plan: Plan, seed: 
     save_file(embedding_file(word), file, metadata={"name": INVERSION_NAME, "sd_checkpoint_name": checkpoint.stem})
     file.chmod(0o644)
     describe = f"A word for a thing that the starter was not taught: a {NEW_THING}. Write {INVERSION_NAME} in a prompt."
-    _save_card(file, card, describe, INVERSION_NAME)
+    _save_card(file, card, describe, [DEFAULT_STYLE])
 
 
 def _fit(
@@ -168,7 +162,7 @@ def _fit(
         epsilon = torch.randn(x0.shape, generator=generator).to(device)
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * plan.factor(step, elapsed_s)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             asked = context(said)
 
             def predict(x: Tensor, t: Tensor, asked: Tensor = asked) -> Tensor:
@@ -193,21 +187,16 @@ def _latents(starter: Starter, pictures: np.ndarray) -> Tensor:
     return encode(starter.vae, pictures, [(k, WHITE) for k in range(len(pictures))])[0] * SCALE
 
 
-def _shifted(picture: np.ndarray, number: int) -> np.ndarray:
-    """A few places of the same picture, half of them mirrored, so that its pixels are not learnt by heart."""
-    moved = np.roll(picture, [(number % 4) * 3 - 4, (number // 4) * 6 - 3], axis=(0, 1))
-    return moved[:, ::-1] if number % 2 else moved
-
-
 def _card(starter: Starter, prompts: Sequence[str], context: Callable[[Sequence[str]], Tensor]) -> np.ndarray:
     z = sample_latents(starter.unet, starter.text, starter.tokenizer, prompts, encode=context)
     return decode(starter.vae, z)
 
 
-def _save_card(file: Path, pictures: np.ndarray, description: str, trigger: str) -> None:
+def _save_card(file: Path, pictures: np.ndarray, description: str, styles: Sequence[str]) -> None:
+    file.with_suffix(".LICENSES.md").write_text(attributions(file.name, styles, WORDS), "utf-8")
     tile(pictures, 2).convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(
         file.with_suffix(".png"), optimize=True
     )
-    card = {"description": description, "sd version": "SD1", "activation text": trigger, "preferred weight": 1}
+    card = {"description": description, "sd version": "SD1", "activation text": "", "preferred weight": 1}
     file.with_suffix(".json").write_text(json.dumps(card, indent=4) + "\n", "utf-8")
     log.info("%s: %.0f KiB", file.name, file.stat().st_size / 1024)

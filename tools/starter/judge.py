@@ -10,7 +10,7 @@ artwork of a style that it has not seen; `run/judge/*.tsv` has the verdict on ea
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,10 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from tools.starter.artwork import load_artwork  # noqa: E402
-from tools.starter.classifier import Judge, as_seen, indices, rank, train_judge  # noqa: E402
+from tools.starter.captions import DEFAULT_STYLE, WHITE  # noqa: E402
+from tools.starter.classifier import Judge, as_seen, hits, indices, rank, train_judge  # noqa: E402
 from tools.starter.drawing import draw_all, load  # noqa: E402
+from tools.starter.latents import composite  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ def main() -> None:
         "the judge itself, on a style that it has not seen: top-1 %.1f %%, top-5 %.1f %%", *percent(judge.held_out)
     )
     asked = load_prompts(PROMPTS_FILE)[: options.limit]
+    own = on_artwork(judge, folder, {concept for _, concept in asked})
+    log.info("and on the artwork of what is asked for here, which it was taught: top-1 %.1f %%, top-5 %.1f %%", *own)
     if options.chinese:
         _, drawings = load_artwork(folder)
         chinese = {drawing.concept.name: drawing.concept.name_zh for drawing in drawings}
@@ -93,6 +97,15 @@ def judged(judge: Judge, pictures: NDArray[np.uint8], asked: Sequence[tuple[str,
         )
         for k, (prompt, concept) in enumerate(asked)
     ]
+
+
+def on_artwork(judge: Judge, folder: Path, concepts: Set[str]) -> tuple[float, float]:
+    """Percent of these concepts' drawings, in the default style, named right: what a perfect starter would get."""
+    artwork, drawings = load_artwork(folder)
+    numbers = [k for k, d in enumerate(drawings) if d.style == DEFAULT_STYLE and d.concept.name in concepts]
+    pictures = np.stack([(composite(artwork[k], WHITE) + 1) * 127.5 for k in numbers]).astype(np.uint8)
+    label = indices(judge, [drawings[k].concept.name for k in numbers])
+    return percent(hits(judge.network, as_seen(pictures), label))
 
 
 def percent(parts: tuple[float, float]) -> tuple[float, float]:

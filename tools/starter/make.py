@@ -48,9 +48,10 @@ def parse() -> argparse.Namespace:
     option("--unet-minutes", type=float, default=120)
     option("--polish-minutes", type=float, default=20)
     option("--lora-minutes", type=float, default=6)
-    option("--inversion-minutes", type=float, default=4)
+    option("--inversion-minutes", type=float, default=6)
     option("--batch", type=int, default=16, help="of the UNet's training")
     option("--rate", type=float, default=1e-3, help="learning rate of the UNet")
+    option("--larger", type=float, default=0.15, help="part of the UNet's steps on pictures of 192 and 256 pixels, 0-1")
     option("--seed", type=int, default=0)
     option("--sheet", type=Path, default=ROOT / "docs" / "images" / "starter.webp", help="file of the contact sheet")
     option(
@@ -59,6 +60,7 @@ def parse() -> argparse.Namespace:
     option("--sheet-seed", type=int, default=0)
     option("--sheet-cfg", type=float, default=5.0)
     option("--device", default="auto", help="cpu, cuda or auto")
+    option("--workers", type=int, default=1, help="processes that train the UNet; on a CPU as many as there are cores")
     option("--threads", type=int, default=1, help="of the CPU")
     options = parser.parse_args()
     unknown = set(options.stages) - set(STAGES)
@@ -129,18 +131,15 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
             make_latents(run, warm / "vae" if warm else run / "vae", options.coloured, seed, device, exported)
             make_larger_latents(run, device)
         case "unet":
-            from transformers import CLIPTextModel
+            from functools import partial
 
-            from tools.starter.networks import UNetSizes, load_unet, make_unet
             from tools.starter.runstate import Plan
-            from tools.starter.unet import UNetTraining, train_unet
+            from tools.starter.team import train_together
+            from tools.starter.unet import UNetTraining, begin_unet
 
-            text = CLIPTextModel.from_pretrained(run / "chinese")
-            torch.manual_seed(seed)
-            unet = load_unet(warm / "unet") if warm else make_unet(UNetSizes(), text.config.hidden_size)
             plan = Plan(options.unet_minutes, options.rate, tail=0.25)
-            training = UNetTraining(plan, options.batch, seed)
-            train_unet(run, training, unet, text, device)
+            training = UNetTraining(plan, options.batch, seed, larger=options.larger)
+            train_together(options.workers, partial(begin_unet, run, warm, training, device))
         case "polish":
             from tools.starter.polish import Polishing, polish_vae
             from tools.starter.runstate import Plan
@@ -162,17 +161,14 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
             from tools.starter.extras import make_inversion
             from tools.starter.runstate import Plan
 
-            plan = Plan(options.inversion_minutes, rate=5e-3, warm_up=20, tail=0.6)
+            plan = Plan(options.inversion_minutes, rate=1e-3, warm_up=20, tail=0.6)
             checkpoint = options.models / "starter.safetensors"
             make_inversion(run, checkpoint, options.models.parent / "embeddings", plan, seed, device)
         case "sheet":
-            from tools.starter.evaluate import report
-            from tools.starter.judge import PROMPTS_FILE, load_prompts
+            from tools.starter.evaluate import prompts_of, report
 
             checkpoint = options.models / "starter.safetensors"
-            words = set(checkpoint.with_suffix(".words.txt").read_text("utf-8").splitlines())
-            taught = [prompt for prompt, concept in load_prompts(PROMPTS_FILE) if concept in words]
-            prompts = options.sheet_prompts or taught[:60]
+            prompts = options.sheet_prompts or prompts_of(checkpoint)
             report(checkpoint, run, prompts, options.sheet, options.sheet_seed, options.sheet_cfg)
 
 

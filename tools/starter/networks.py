@@ -8,6 +8,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from modules.runtime.device import cpu_has_bf16
+
 SCALE = 0.18215  # between the VAE's latents and the UNet's, as in every SD1 checkpoint
 GROUPS = 32  # of GroupNorm; others assume it, it cannot be read off the weights
 
@@ -94,7 +96,13 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
 
 
 def use_fast_attention(unet: UNet2DConditionModel, text: CLIPTextModel, device: torch.device) -> None:
-    """On a CPU plain attention trains 1.35 times as fast as PyTorch's fused kernel, whose backward pass is slow."""
-    if device.type == "cpu":
+    """In bf16 on a CPU plain attention trains 1.35 times as fast as PyTorch's fused kernel; in fp32 0.9 times."""
+    if device.type == "cpu" and cpu_has_bf16():
         unet.set_attn_processor(AttnProcessor())
         text.set_attn_implementation("eager")
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bf16 where it is hardware's. A CPU that must imitate it takes ten times as long as in fp32."""
+    fast = device.type != "cpu" or cpu_has_bf16()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)

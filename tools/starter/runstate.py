@@ -38,6 +38,10 @@ class Plan:
     def done(self, elapsed_s: float) -> bool:
         return elapsed_s >= self.minutes * 60
 
+    def falls(self, elapsed_s: float) -> bool:
+        """Whether the last part has begun."""
+        return elapsed_s > (1 - self.tail) * self.minutes * 60
+
     def factor(self, step: int, elapsed_s: float) -> float:
         """Of the learning rate, 0-1."""
         progress = min(1.0, elapsed_s / (self.minutes * 60))

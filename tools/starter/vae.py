@@ -21,6 +21,8 @@ from modules.training.objective import EMA
 from tools.starter.artwork import SIZE, load_artwork
 from tools.starter.captions import WHITE
 from tools.starter.latents import composite
+from tools.starter.networks import mixed_precision
+from tools.starter.norms import use_fast_norms
 from tools.starter.runstate import Plan, generators, keep, resumed
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ def train_vae(run: Path, training: VaeTraining, vae: AutoencoderKL, device: torc
 
     torch.manual_seed(training.seed)
     vae.to(device, memory_format=torch.channels_last).train()
+    use_fast_norms(vae, device)
     probe = nn.Conv2d(4, 3, 1).to(device)
     parameters = [*vae.parameters(), *probe.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=training.plan.rate, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -87,7 +90,7 @@ def train_vae(run: Path, training: VaeTraining, vae: AutoencoderKL, device: torc
         x = as_images(pictures, device)
         for group in optimizer.param_groups:
             group["lr"] = training.plan.rate * training.plan.factor(step, elapsed_s)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with mixed_precision(device):
             posterior = vae.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             y = vae.decode(posterior.mean + posterior.std * noise).sample.float()
