@@ -16,6 +16,9 @@ from torch.nn import functional
 # Of a picture or batch: below it a convolution is faster as one matrix product, for oneDNN sorts the weights anew at
 # every call, which takes longer than such small ones. Measured with 640 to 2560 channels.
 FEW_CELLS = 512
+# On a processor with AVX2 alone oneDNN's products in bf16 fail; torch's own are slow there, but right.
+_ONEDNN = torch.ops.mkldnn  # without these where torch was built without it
+ONEDNN_HAS_BF16 = hasattr(_ONEDNN, "_is_mkldnn_bf16_supported") and bool(_ONEDNN._is_mkldnn_bf16_supported())
 
 
 def hastened(network: nn.Module) -> None:
@@ -27,7 +30,7 @@ def hastened(network: nn.Module) -> None:
 
 
 def by_onednn(x: Tensor) -> bool:
-    return x.dtype is torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled()
+    return x.dtype is torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled() and ONEDNN_HAS_BF16
 
 
 class Linear(nn.Linear):

@@ -60,8 +60,9 @@ def tiling(size: Size, tile: Size, overlap: int) -> Tiling:
 
 def _starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
     count = max(1, ceil((length - overlap) / (tile - overlap)))
-    step = (length - tile) / (count - 1) if count > 1 else 0
-    return tuple(min(int(number * step), length - tile) for number in range(count))
+    if count == 1:
+        return (min(0, length - tile),)
+    return tuple(number * (length - tile) // (count - 1) for number in range(count))
 
 
 def _ramp(size: Size, axis: int) -> Image.Image | None:

@@ -61,6 +61,7 @@ def test_convolutions(options: dict[str, Any], size: tuple[int, int]):
         assert error(faster(plain)(layout), exact) <= error(plain(x), exact) * 1.05
 
 
+@pytest.mark.skipif(not layers.ONEDNN_HAS_BF16, reason="oneDNN has no bf16 on this processor")
 @torch.inference_mode()
 def test_small_ones_are_one_product(monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[int, ...]] = []

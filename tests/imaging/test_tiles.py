@@ -13,6 +13,11 @@ def test_as_measured():
     assert plan.xs == (0, 64) and plan.ys == (0, 96, 192)
 
 
+def test_the_last_tile_ends_where_the_picture_does():
+    """With a step of 61 / 7 in floating point the last of eight tiles would begin at 60."""
+    assert tiling((1, 70), (1, 9), 0).ys == (0, 8, 17, 26, 34, 43, 52, 61)
+
+
 def test_seams_fade():
     plan = tiling((96, 64), (64, 64), 32)
     assert plan.xs == (0, 32)
