@@ -1,6 +1,5 @@
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from modules.generation.infotext import generation_fields, parse, quote, write
 from modules.generation.reading import to_request_fields
 from modules.settings.schema import Settings
+from tests.ending import ends
 from tests.golden import DATA, golden_cases
 
 PARSED = json.loads((DATA / "a1111" / "infotext_parse.json").read_text("utf-8"))
@@ -157,23 +157,22 @@ def test_any_text_parses(text: str):
 
 
 HOSTILE = {
-    "spaces": " " * 50_000 + "x",
-    "words": "a " * 25_000,
-    "brackets": "<a:" * 16_666,
-    "open quotes": 'aa:"' * 12_500,
-    "escapes": 'aa:"\\' * 10_000,
-    "names": "a:" * 25_000,
-    "dashes": "-" * 50_000 + ":",
-    "lines": "\n" * 50_000 + "x: y",
-    "editing": "[a:" * 16_666,
+    "spaces": " " * 200_000 + "x",
+    "words": "a " * 100_000,
+    "brackets": "<a:" * 66_666,
+    "open quotes": 'aa:"' * 50_000,
+    "escapes": 'aa:"\\' * 40_000,
+    "names": "a:" * 100_000,
+    "dashes": "-" * 200_000 + ":",
+    "lines": "\n" * 200_000 + "x: y",
+    "editing": "[a:" * 66_666,
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_text_takes_linear_time(name: str):
-    started = time.process_time()
-    to_request_fields(parse(HOSTILE[name]))
-    assert time.process_time() - started < 0.2
+def test_hostile_text_ends(name: str):
+    with ends():
+        to_request_fields(parse(HOSTILE[name]))
 
 
 def test_sizes_of_the_first_hires_fix():

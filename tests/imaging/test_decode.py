@@ -2,7 +2,6 @@ import base64
 import io
 import resource
 import struct
-import time
 import warnings
 import zlib
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image, features
 
 from modules.imaging.decode import ImageError, bytes_from_base64, decode, decode_base64, identify
 from modules.imaging.png import SIGNATURE
+from tests.ending import ends
 from tests.golden import DATA
 
 FORMATS = ["PNG", "JPEG", "WEBP"] + (["AVIF"] if features.check("avif") else [])
@@ -153,9 +153,8 @@ def test_a_wrong_checksum_and_a_lying_header():
 def test_a_bomb_is_refused_before_it_is_decoded():
     bomb = png(13300, 13300, chunk(b"IDAT", zlib.compress(bytes(1664 * 13300))), depth=1, colour=0)
     assert len(bomb) < 30_000
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "too large: 13300×13300" in refused(bomb)
-    assert time.monotonic() - started < 0.5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # KiB
 
 
@@ -170,9 +169,8 @@ def test_text_bombs_and_ten_thousand_chunks_leave_the_picture():
     bomb = chunk(b"zTXt", b"parameters\0\0" + zlib.compress(bytes(50_000_000)))
     profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(50_000_000)))
     many = b"".join(chunk(b"tEXt", b"k%d\0v" % number) for number in range(10_000))
-    started = time.monotonic()
-    assert decode(png(4, 4, bomb, profile, many, pixels(4, 4))).size == (4, 4)
-    assert time.monotonic() - started < 1
+    with ends():
+        assert decode(png(4, 4, bomb, profile, many, pixels(4, 4))).size == (4, 4)
 
 
 @settings(max_examples=150, deadline=None)

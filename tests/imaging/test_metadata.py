@@ -1,7 +1,6 @@
 import io
 import json
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from modules.generation.infotext import parse
 from modules.imaging.decode import ImageError
 from modules.imaging.metadata import named_tags, read_infotext, read_metadata, user_comment
 from modules.settings.schema import Settings
+from tests.ending import ends
 from tests.golden import DATA, golden_cases
 from tests.imaging.test_decode import chunk, pixels, png
 
@@ -76,9 +76,8 @@ def test_bombs_and_crowds_are_cut_and_said():
     metadata = read_metadata(png(4, 4, bomb, pixels(4, 4)))
     assert metadata.infotext == "a" * 2**20 and "truncated" in metadata.warnings[0]
     crowd = b"".join(chunk(b"tEXt", b"key%d\0value" % number) for number in range(10_000))
-    started = time.monotonic()
-    metadata = read_metadata(png(4, 4, crowd, pixels(4, 4)))
-    assert time.monotonic() - started < 1
+    with ends():
+        metadata = read_metadata(png(4, 4, crowd, pixels(4, 4)))
     assert len(metadata.items) == 200 and "left out" in metadata.warnings[0]
     fat = b"".join(chunk(b"iTXt", b"XML:com.adobe.xmp%d\0\0\0\0\0" % n + b"x" * 900_000) for n in range(60))
     metadata = read_metadata(png(4, 4, fat, pixels(4, 4)))

@@ -1,13 +1,13 @@
 import gzip
 import io
 import json
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from modules.imaging.stealth import MAX_BYTES, read_stealth
+from tests.ending import ends
 
 
 def hidden(signature: bytes, payload: bytes, *, length: int | None = None, size: tuple[int, int] = (61, 83)) -> bytes:
@@ -62,6 +62,5 @@ def test_lengths_that_cannot_be():
 def test_a_bomb_is_cut():
     packed = gzip.compress(bytes(64 * MAX_BYTES))
     data = hidden(b"stealth_pngcomp", packed, size=(900, 900))
-    started = time.process_time()
-    assert len(read_stealth(data)) == MAX_BYTES
-    assert time.process_time() - started < 2
+    with ends():
+        assert len(read_stealth(data)) == MAX_BYTES

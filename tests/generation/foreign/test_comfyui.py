@@ -1,5 +1,4 @@
 import json
-import time
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ from modules.generation.foreign.comfyui_graph import MAX_TEXT
 from modules.generation.infotext import parse
 from modules.generation.reading import to_request_fields
 from modules.generation.request import GenerationRequest
+from tests.ending import ends
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -309,9 +309,8 @@ def deep() -> dict[str, Any]:
 @pytest.mark.parametrize("make", [doubling, cyclic, huge, deep])
 def test_hostile_graphs_end(make: Any):
     text = json.dumps(make())
-    started = time.process_time()
-    found = read({"prompt": text})
-    assert time.process_time() - started < 3
+    with ends():
+        found = read({"prompt": text})
     assert found is None or len(found.infotext) < 3 * MAX_TEXT
 
 

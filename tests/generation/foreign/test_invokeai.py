@@ -1,5 +1,4 @@
 import json
-import time
 from typing import Any
 
 import pytest
@@ -7,6 +6,7 @@ import pytest
 from modules.generation.foreign.draft import Draft
 from modules.generation.foreign.invokeai import read, weights
 from modules.generation.infotext import parse
+from tests.ending import ends
 
 METADATA = {
     "app_version": "3.4.0",
@@ -113,19 +113,18 @@ def test_swaps_are_told():
 
 
 def test_hostile_texts_end():
-    started = time.process_time()
     for text in (
-        "(" * 50_000,
-        "(a)+" * 20_000,
-        "a+" * 50_000,
-        "+" * 100_000,
-        "[" * 50_000,
-        "(" * 20_000 + ")1" * 20_000,
+        "(" * 150_000,
+        "(a)+" * 60_000,
+        "a+" * 150_000,
+        "+" * 300_000,
+        "[" * 150_000,
+        "(" * 60_000 + ")1" * 60_000,
     ):
-        weights(text, Draft("x"))
-        read({"Dream": f'"{text}"'})
-        read({"sd-metadata": json.dumps({"image": {"prompt": text}})})
-    assert time.process_time() - started < 4
+        with ends():
+            weights(text, Draft("x"))
+            read({"Dream": f'"{text}"'})
+            read({"sd-metadata": json.dumps({"image": {"prompt": text}})})
 
 
 @pytest.mark.parametrize("value", [None, 1, [], {}, "x", [1], {"a": 1}, True])
