@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     with imports.no_collections():
         app = App(paths, flags, recent_problems=recent.problems)
         gate = Gate(build(app, flags), frozenset({host_of(flags), socket.gethostname()}), token, passwords)
-    for problem in app.problems:
+    for problem in app.file_problems:
         log.warning("%s", problem)
     if listening.SOCKET_VARIABLE not in os.environ:  # else launch.py says it
         log.info("Easel answers at %s", listening.address_of(listener, flags))

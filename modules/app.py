@@ -19,7 +19,7 @@ from modules.jobs.events import Event, EventBus
 from modules.jobs.inputs import Inputs
 from modules.jobs.keeper import Keeper
 from modules.jobs.merges import Merges
-from modules.jobs.queue import JobQueue, choose_checkpoint
+from modules.jobs.queue import JobQueue, NoCheckpoint, checkpoint_in_use, choose_checkpoint
 from modules.jobs.spool import Spool
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Engine, LoadWatch, Worker
@@ -97,6 +97,7 @@ class App:
         self.events = EventBus()
         self.model_status = ModelStatus("starting", "starting")
         self.settings = SettingsStore(paths.config)
+        self._logged = ""  # of the checkpoint in use
         files = FileCache(paths.cache / "models.db")
         named = [*(flags.model_tree or ()), *self.settings.current.model_trees]
         named += [flags.forge_ref_a1111_home] if flags.forge_ref_a1111_home else []
@@ -160,9 +161,18 @@ class App:
         self.tell_models(kinds)
 
     @property
-    def problems(self) -> list[str]:
-        """What was wrong with the files of this data folder, in sentences for the page."""
+    def file_problems(self) -> list[str]:
+        """What was wrong with the files of this data folder at the start."""
         return [*self.settings.problems, *self.store.problems]
+
+    @property
+    def problems(self) -> list[str]:
+        """In sentences for the page."""
+        try:
+            _, of_checkpoint = self._in_use()
+        except NoCheckpoint:  # the page sees that there is none
+            of_checkpoint = ""
+        return [*self.file_problems, *([of_checkpoint] if of_checkpoint else [])]
 
     def start(self) -> None:
         """Settles what the last run left behind, then lets the worker begin."""
@@ -213,7 +223,14 @@ class App:
 
     def current_checkpoint(self) -> Checkpoint:
         """The one that a request without a checkpoint gets. Raises NoCheckpoint."""
-        return choose_checkpoint(self.library, self.settings.current.sd_model_checkpoint)
+        return self._in_use()[0]
+
+    def _in_use(self) -> tuple[Checkpoint, str]:
+        found, problem = checkpoint_in_use(self.library, self.settings.current.sd_model_checkpoint)
+        if problem and problem != self._logged:
+            log.warning("%s", problem)
+        self._logged = problem
+        return found, problem
 
     def use_checkpoint(self, wanted: str) -> Checkpoint:
         """Makes it the current one, and lets the worker load it when it has nothing else to do."""

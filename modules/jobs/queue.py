@@ -70,7 +70,9 @@ class JobQueue:
             return known
         refuse_protected(request.overrides)
         effective = settings.with_overrides(request.overrides)
-        checkpoint = choose_checkpoint(self._library, request.checkpoint or effective.sd_model_checkpoint)
+        wanted = request.checkpoint or request.overrides.get("sd_model_checkpoint")
+        chosen = settings.sd_model_checkpoint
+        checkpoint = choose_checkpoint(self._library, wanted) if wanted else checkpoint_in_use(self._library, chosen)[0]
         settled = settle(request, lambda name: choose_checkpoint(self._library, name).name if name else checkpoint.name)
         with self._changed:
             if self._store.count_waiting() >= MOST_WAITING:
@@ -235,14 +237,26 @@ def job_state(job: Job, position: int | None) -> dict[str, Any]:
 
 
 def choose_checkpoint(library: CheckpointLibrary, wanted: str | None) -> Checkpoint:
-    """The checkpoint of that title, name or hash; nothing wanted: the first one that is in order, a whole one if there
-    is any."""
+    """The checkpoint of that title, name or hash; nothing wanted: the usual one."""
     if wanted:
         try:
             return library.find(wanted)
         except (UnknownCheckpoint, ModelFileError) as error:
             raise NoCheckpoint(str(error)) from error
-    usable = library.usable()
-    if not usable:
+    usual = library.usual()
+    if usual is None:
         raise NoCheckpoint("there is no checkpoint; put a .safetensors file into models/Stable-diffusion and refresh")
-    return next((checkpoint for checkpoint in usable if checkpoint.facts.kind != "unet"), usable[0])
+    return usual
+
+
+def checkpoint_in_use(library: CheckpointLibrary, chosen: str | None) -> tuple[Checkpoint, str]:
+    """The checkpoint of requests that name none: the one that the settings name. Where that is gone or broken it is the
+    usual one, as in A1111, and a sentence says so."""
+    if chosen and (usual := library.usual()):
+        try:
+            return library.find(chosen), ""
+        except (UnknownCheckpoint, ModelFileError) as error:
+            why = error.why if isinstance(error, UnknownCheckpoint) else error
+            said = f"The chosen checkpoint cannot be used: {why}. {usual.name} is used until another one is chosen."
+            return usual, said
+    return choose_checkpoint(library, chosen), ""

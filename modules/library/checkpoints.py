@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 
 from modules.library import folders, gguf
@@ -31,12 +32,13 @@ CHECK_BUDGET_S = 1.5  # for reading headers of new files in one refresh; the res
 
 
 class UnknownCheckpoint(LookupError):
-    """No checkpoint, or more than one, goes by this text. `nearest` are titles that may be meant."""
+    """No checkpoint, or several, go by this text. `nearest`: titles that may be meant; `why` leaves them out."""
 
     def __init__(self, text: str, nearest: Sequence[str], why: str = ""):
         self.text, self.nearest = text, tuple(nearest)
         hint = f"; nearest: {', '.join(self.nearest)}" if self.nearest else "; there is none at all"
-        super().__init__((why or f"there is no checkpoint {printable(text[:200])!r}") + hint)
+        self.why = why or f"there is no checkpoint {printable(text[:200])!r}"
+        super().__init__(self.why + hint)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class CheckpointLibrary:
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
         self._found: tuple[Checkpoint, ...] | None = None
+        self._usual: Path | None = None  # what `usual` gave
+        self._brief: dict[Path, FileFacts] = {}  # of files that were only looked at briefly
 
     def list(self) -> tuple[Checkpoint, ...]:
         """All of them, broken ones with their problem; scans at the first call only."""
@@ -102,6 +106,16 @@ class CheckpointLibrary:
 
     def usable(self) -> tuple[Checkpoint, ...]:
         return tuple(checkpoint for checkpoint in self.list() if checkpoint.problem is None)
+
+    def usual(self) -> Checkpoint | None:
+        """For who names none: the first that is in order, a whole one if there is any. A whole one stays it while it is
+        there: a file that comes later, from a merge or a download, does not take its place unasked."""
+        usable = self.usable()
+        kept = (one for one in usable if one.path == self._usual)
+        whole = (one for one in usable if one.facts.kind != "unet")
+        found = next(chain(kept, whole, usable), None)
+        self._usual = found.path if found and found.facts.kind != "unet" else None
+        return found
 
     def find(self, text: str) -> Checkpoint:
         """By title, name or hash in any case (sha256, its first 10 characters, the 8 from 2022, and AutoV3 of what was
@@ -166,7 +180,8 @@ class CheckpointLibrary:
 
     def _look_at(self, path: Path, name: str, config: Path | None, budget: Budget, news: _News) -> Checkpoint:
         try:
-            fingerprint = fingerprint_of(path)
+            status = path.stat()
+            fingerprint = _fingerprint(path, status)
         except ModelFileError as error:
             return Checkpoint(path, name, Fingerprint(0, 0, 0), problem=error.reason)
         except OSError as error:
@@ -174,13 +189,27 @@ class CheckpointLibrary:
             return Checkpoint(path, name, Fingerprint(0, 0, 0), problem=reason)
         facts = self._cache.get(path, fingerprint)
         if facts is None or not facts.checked:
-            whole = not budget.is_spent
-            with budget.spending():
-                problem, told = _looked(path, whole)
-            facts = replace(facts or FileFacts(fingerprint), checked=whole, problem=problem, facts=told)
-            if whole and problem != _UNREADABLE:
-                news.append((path, facts))
+            is_folder = stat.S_ISDIR(status.st_mode)
+            facts = self._look_into(path, is_folder, facts or FileFacts(fingerprint), budget, news)
         return Checkpoint(path, name, fingerprint, facts.sha256, config, facts.problem, facts.body_sha256, facts.facts)
+
+    def _look_into(self, path: Path, is_folder: bool, known: FileFacts, budget: Budget, news: _News) -> FileFacts:
+        """Wholly while there is time for it, else briefly, and briefly only once."""
+        whole = not budget.is_spent
+        brief = None if whole else self._brief.get(path)
+        if brief and brief.fingerprint == known.fingerprint:
+            return replace(known, problem=brief.problem)
+        with budget.spending():
+            problem, told = _looked(path, is_folder, whole)
+        facts = FileFacts(known.fingerprint, known.sha256, whole, problem, known.body_sha256, told)
+        if problem == _UNREADABLE:
+            self._brief.pop(path, None)
+        elif whole:
+            news.append((path, facts))
+            self._brief.pop(path, None)
+        else:
+            self._brief[path] = facts
+        return facts
 
     def _by_legacy_hash(self, wanted: str) -> tuple[Checkpoint, ...]:
         if not re.fullmatch(r"[0-9a-f]{8}", wanted):
@@ -224,16 +253,16 @@ def _model_files(roots: Sequence[Root]) -> Iterator[tuple[Root, Path, Path | Non
                 yield root, here / entry.name, here / config if config in configs else None, is_outside
 
 
-def _looked(path: Path, whole: bool) -> tuple[str | None, Facts]:
+def _looked(path: Path, is_folder: bool, whole: bool) -> tuple[str | None, Facts]:
     """Why it cannot be used, and what its header tells. Not `whole`: only its first bytes are looked at."""
     suffix = path.suffix.rstrip().lower()
     try:
-        if path.is_dir():
+        if is_folder:
             folders.files_of(path)
             return None, look(path) if whole else Facts()
         if suffix in (".safetensors", gguf.SUFFIX) and whole:
             return None, look(path)
-        with os.fdopen(open_regular(path), "rb") as file:
+        with os.fdopen(open_regular(path), "rb", buffering=512) as file:
             start = file.read(256)
             size = os.fstat(file.fileno()).st_size
             if suffix in PICKLED and start.startswith(b"PK\x03\x04"):
@@ -258,7 +287,10 @@ def _looked(path: Path, whole: bool) -> tuple[str | None, Facts]:
 
 def fingerprint_of(path: Path) -> Fingerprint:
     """Of a file; of a model that is a folder, from all of its files with weights. Raises OSError, ModelFileError."""
-    status = path.stat()
+    return _fingerprint(path, path.stat())
+
+
+def _fingerprint(path: Path, status: os.stat_result) -> Fingerprint:
     if not stat.S_ISDIR(status.st_mode):
         return Fingerprint.of(status)
     if not folders.is_checkpoint(path):  # a folder that is called x.safetensors

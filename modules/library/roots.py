@@ -41,7 +41,9 @@ class Root:
 
     def inside(self, path: str | Path) -> str:
         """ "folder/name.safetensors": a path below this root, as it is shown."""
-        parts = os.path.relpath(path, self.path).split(os.sep)
+        here, text = f"{self.path}{os.sep}", os.fspath(path)
+        inside = text[len(here) :] if text.startswith(here) else os.path.relpath(text, self.path)
+        parts = inside.split(os.sep)
         if self.names:
             parts[0] = self.names.get(parts[0], parts[0])
         return "/".join(self.shown(parts) if self.shown else parts)
@@ -55,26 +57,31 @@ Roots = Mapping[Kind, tuple[Root, ...]]
 
 
 def roots_from(paths: Paths, flags: Namespace) -> dict[Kind, tuple[Root, ...]]:
-    """Where A1111's users keep them. Some flags add a folder, others replace A1111's, as there."""
-    models = paths.models_dir
+    """Where A1111's users keep them, and where what the program brings along lies. Some flags add a folder, others
+    replace A1111's, as there."""
+    models, shipped = paths.models_dir, paths.root / "models"
 
     def given(*names: str) -> list[Path]:
         return [absolute(value) for name in names if (value := getattr(flags, name, None))]
 
     folders: dict[Kind, list[Path]] = {
-        "checkpoint": [models / "Stable-diffusion", paths.root / "models" / "Stable-diffusion", *given("ckpt_dir")],
+        "checkpoint": [models / "Stable-diffusion", shipped / "Stable-diffusion", *given("ckpt_dir")],
         "vae": [models / "VAE", *given("vae_dir")],
         "lora": [
             *(given("lora_dir") or [models / "Lora"]),
             *(given("lyco_dir_backcompat") or [models / "LyCORIS"]),
+            shipped / "Lora",
         ],
-        "embedding": given("embeddings_dir") or [paths.data_dir / "embeddings", models / "embeddings"],
+        "embedding": [
+            *(given("embeddings_dir") or [paths.data_dir / "embeddings", models / "embeddings"]),
+            shipped / "embeddings",
+        ],
         "hypernetwork": given("hypernetwork_dir") or [models / "hypernetworks"],
         "controlnet": [models / "ControlNet", *given("controlnet_dir")],
         "text_encoder": [models / "text_encoder", models / "clip", *given("text_encoder_dir")],
         "unet": [models / "unet", models / "diffusion_models"],
     }
-    own = {os.path.abspath(folder) for folder in (paths.root / "models", models, paths.data_dir)}
+    own = {os.path.abspath(folder) for folder in (shipped, models, paths.data_dir)}
     roots: dict[Kind, tuple[Root, ...]] = {}
     for kind, found in folders.items():
         roots[kind] = tuple(Root(path, "" if str(path.parent) in own else path.name) for path in _different(found))

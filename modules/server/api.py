@@ -37,7 +37,8 @@ def create_api(app: App) -> FastAPI:
     # FastAPI's documentation pages load scripts from a CDN.
     api = FastAPI(title="Easel", version=VERSION, docs_url=None, redoc_url=None)
     errors.install(api)
-    api.add_api_route("/health", _health, methods=["GET", "HEAD"])
+    api.add_api_route("/health", _health)
+    api.add_api_route("/health", _health, methods=["HEAD"], include_in_schema=False)
     api.include_router(routes(app), prefix="/api/v1")
     api.include_router(sdapi.routes(app), prefix="/sdapi/v1")
     api.include_router(internal.routes(app), prefix="/internal")

@@ -22,7 +22,6 @@ from modules.settings.schema import SETTINGS, SettingError, Settings, refuse_pro
 
 # Fields whose feature is not here, with what they have to be.
 NOT_HERE: dict[str, tuple[Any, ...]] = {
-    "restore_faces": (None, False),
     "firstpass_image": (None, ""),
     "latent_mask": (None, ""),
 }
@@ -53,6 +52,11 @@ AS_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 FromInfotext = Callable[[Reading], Mapping[str, Any]]  # the fields that a door has of its own
 Styles = Callable[[], Sequence[Style]]  # the user's
+SIDES = (  # of pictures
+    *("width", "height", "seed_resize_from_w", "seed_resize_from_h"),
+    *("firstphase_width", "firstphase_height", "hr_resize_x", "hr_resize_y"),
+)
+CELL, SMALLEST_SIDE = 8, 64  # pixels
 TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -105,8 +109,10 @@ def draft(
     refused."""
     warnings = [f"unknown field {shown(name)}" for name in body if name not in fields]
     body = _with_infotext(body, settings, warnings, from_infotext, styles)
-    parameters = read_fields(body, fields)
+    parameters = _whole_cells(read_fields(body, fields), warnings)
     _refuse_what_is_not_here(parameters)
+    if parameters["restore_faces"]:  # A1111 without a face restorer returns the picture as it is, too
+        warnings.append("restore_faces has no effect: there is no face restorer here")
     script = builtin.chosen(parameters["script_name"], parameters["script_args"], mode)
     scripts = builtin.always_on(parameters["alwayson_scripts"], mode, warnings)
     overrides, checkpoint = _overrides(parameters, settings, warnings)
@@ -197,6 +203,15 @@ def _with_infotext(
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
+def _whole_cells(values: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """A cell of a latent is 8 pixels wide: A1111 leaves off what is more, without a word."""
+    for name in SIDES:
+        if values.get(name, 0) >= SMALLEST_SIDE and values[name] % CELL:
+            warnings.append(f"{name} {values[name]} is no multiple of {CELL}: {values[name] // CELL * CELL} is used")
+            values[name] -= values[name] % CELL
+    return values
+
+
 def _refuse_what_is_not_here(values: Mapping[str, Any]) -> None:
     wrong = [
         entry(name, values[name], "is not available here; leave it out")
@@ -224,8 +239,8 @@ def _seed_resize(parameters: Mapping[str, Any]) -> dict[str, int]:
     if width <= 0 or height <= 0:
         return {}
     for name, value in (("seed_resize_from_w", width), ("seed_resize_from_h", height)):
-        if value % 8:
-            raise field_error(name, value, "must be a multiple of 8")
+        if value % CELL:  # it is smaller than any picture
+            raise field_error(name, value, f"must be a multiple of {CELL}")
     return {"seed_resize_width": width, "seed_resize_height": height}
 
 

@@ -1,6 +1,8 @@
 """A1111's fields of txt2img and img2img: name, default and kind, in the order in which answers echo them. Knows nothing
 of what they mean."""
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,35 +23,53 @@ class Field:
 @dataclass(frozen=True)
 class Kind:
     name: str  # for people: "must be …"
+    type: str  # for machines: JSON schema's
     fits: Callable[[Any], bool]
     take: Callable[[Any], Any] = lambda value: value
 
 
+# Numbers and flags may come as text, whole numbers with a point: 20, "20" and 20.0 are one, as for A1111. 20.5 is no
+# whole number, and true is no number at all.
+_WHOLE = re.compile(r"[+-]?\d{1,20}")
+_NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", re.IGNORECASE)
+_EXACT = 2**53  # floats hold every whole number below
+
+
 def _is_whole(value: Any) -> bool:
+    if isinstance(value, str):
+        return _WHOLE.fullmatch(value) is not None
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) < _EXACT
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (_is_whole(value) and abs(value) < 2**53)
+    if isinstance(value, str):
+        return _NUMBER.fullmatch(value) is not None and math.isfinite(float(value))
+    return isinstance(value, float) or (_is_whole(value) and abs(value) < _EXACT)
 
 
 def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
+    return value in ("true", "false") if isinstance(value, str) else isinstance(value, int) and value in (0, 1)
+
+
+def _flag(value: Any) -> bool:
+    return bool(value) and value != "false"
 
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-TEXT = Kind("text", lambda value: isinstance(value, str))
-FLAG = Kind("true or false", _is_flag, bool)
-WHOLE = Kind("a whole number", _is_whole)
-SWITCH = Kind("0 or 1", _is_flag, int)  # a flag that A1111 sends as a number
+TEXT = Kind("text", "string", lambda value: isinstance(value, str))
+FLAG = Kind("true or false", "boolean", _is_flag, _flag)
+WHOLE = Kind("a whole number", "integer", _is_whole, int)
+SWITCH = Kind("0 or 1", "integer", _is_flag, lambda value: int(_flag(value)))  # a flag that A1111 sends as a number
 # 7 is 7.0 to A1111's API, and its infotexts say so.
-NUMBER = Kind("a number", _is_number, float)
-TEXTS = Kind("a list of text", _are_texts)
-LIST = Kind("a list", lambda value: isinstance(value, list))
-OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+NUMBER = Kind("a number", "number", _is_number, float)
+TEXTS = Kind("a list of text", "array", _are_texts)
+LIST = Kind("a list", "array", lambda value: isinstance(value, list))
+OBJECT = Kind("an object", "object", lambda value: isinstance(value, dict))
 
 _BOTH: dict[str, Field] = {
     "prompt": Field("", TEXT),
@@ -140,8 +160,8 @@ IMG2IMG: Mapping[str, Field] = {
 
 
 def read_fields(body: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
-    """Every field with its value. Values of the wrong kind are refused, all at once; nothing is converted but whole
-    numbers where any number will do. Fields that are not in the table are left to the caller."""
+    """Every field with its value, of its own kind. Values that fit none are refused, all at once. Fields that are not
+    in the table are left to the caller."""
     values: dict[str, Any] = {}
     wrong = []
     for name, field in fields.items():
@@ -155,6 +175,18 @@ def read_fields(body: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[st
     if wrong:
         raise ApiError(422, f"{wrong[0]['field']}: {wrong[0]['message']}", wrong[:MOST_DETAILS])
     return values
+
+
+def described(fields: Mapping[str, Field]) -> dict[str, Any]:
+    """As OpenAPI describes a body, for clients that are made from it."""
+    properties: dict[str, dict[str, Any]] = {}
+    for name, field in fields.items():
+        may_be_null = field.default is None
+        one = (
+            {"type": [field.kind.type, "null"]} if may_be_null else {"type": field.kind.type, "default": field.default}
+        )
+        properties[name] = one | ({"items": {"type": "string"}} if field.kind is TEXTS else {})
+    return {"requestBody": {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}}
 
 
 def _got(value: Any) -> str:

@@ -19,6 +19,7 @@ from modules.server.answer import answer_of
 from modules.server.body import read_json
 from modules.server.call import Call
 from modules.server.errors import ApiError
+from modules.server.fields import IMG2IMG, TXT2IMG, described
 from modules.server.names import check_names
 from modules.server.options import change_settings
 
@@ -30,12 +31,12 @@ DECODED_AT_ONCE = 2  # requests; a large picture takes 250 MB while it is decode
 def add_routes(router: APIRouter, app: App) -> None:
     decoding = asyncio.Semaphore(DECODED_AT_ONCE)
 
-    @router.post("/txt2img")
+    @router.post("/txt2img", openapi_extra=described(TXT2IMG))
     async def from_text(request: Request) -> JSONResponse:
         body = await read_json(request)
         return await _make(app, await run_in_threadpool(txt2img.understand, body, app.settings.current, app.styles))
 
-    @router.post("/img2img")
+    @router.post("/img2img", openapi_extra=described(IMG2IMG))
     async def from_images(request: Request) -> JSONResponse:
         body = await read_json(request, MOST_PICTURE_JSON)
         async with decoding:

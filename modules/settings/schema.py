@@ -561,11 +561,15 @@ def refuse_secret(mapping: Mapping[str, Any]) -> None:
             raise SettingError(key, "…", "is a key, and nothing of a picture", protected=True)
 
 
+def is_protected(key: str) -> bool:
+    info = SETTINGS.get(key)
+    return info is not None and (info.path or info.security)
+
+
 def refuse_protected(mapping: Mapping[str, Any]) -> None:
     """For what comes over HTTP: paths and security cannot be set there."""
     for key, value in mapping.items():
-        info = SETTINGS.get(key)
-        if info is not None and (info.path or info.security):
+        if is_protected(key):
             reason = "can only be changed in config.json or at the start, not over HTTP"
             raise SettingError(key, value, reason, protected=True)
 

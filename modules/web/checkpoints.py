@@ -103,7 +103,8 @@ def _refresher(app: "App", others: list[str], with_vaes: bool) -> Callable[[], A
 
 def facts_of(checkpoint: "Checkpoint") -> dict[str, Any]:
     """What the page's script knows of it."""
-    return {"size": size_of(checkpoint), "words": words_of(checkpoint), "edits": edits(checkpoint)}
+    words, additions = words_of(checkpoint)
+    return {"size": size_of(checkpoint), "words": words, "additions": additions, "edits": edits(checkpoint)}
 
 
 def size_of(checkpoint: "Checkpoint") -> tuple[int, int]:
@@ -135,11 +136,14 @@ def _header(path: Path, mtime_ns: int) -> Header | None:
     return replace(header, tensors=kept)  # all that is asked of it: a thousand headers are large
 
 
-def words_of(checkpoint: "Checkpoint") -> list[str]:
-    """What `<name>.words.txt` beside a checkpoint lists, one a line: prompts that a small checkpoint was taught."""
+def words_of(checkpoint: "Checkpoint") -> tuple[list[str], list[str]]:
+    """What `<name>.words.txt` beside a checkpoint lists, one a line: prompts that a small checkpoint was taught, and,
+    after a plus sign, what can be added to any of them, like "+ 3d style"."""
     try:
         with checkpoint.path.with_suffix(".words.txt").open("rb") as file:
             written = file.read(MAX_WORDS_FILE).decode("utf-8", errors="replace")
     except OSError:
-        return []
-    return [line.strip() for line in written.splitlines() if line.strip() and not line.startswith("#")]
+        return [], []
+    lines = [line.strip() for line in written.splitlines() if line.strip() and not line.startswith("#")]
+    additions = [line[1:].strip() for line in lines if line.startswith("+")]
+    return [line for line in lines if not line.startswith("+")], additions

@@ -27,8 +27,8 @@ def titles(app: "App") -> list[str]:
 def selected(app: "App") -> "Checkpoint | None":
     try:
         return app.current_checkpoint()
-    except ValueError:  # there is none, or the settings name one that is gone
-        return next(iter(app.library.usable()), None)
+    except ValueError:  # there is none
+        return None
 
 
 def upscalers(app: "App") -> list[str]:

@@ -34,8 +34,8 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
-START_S = 60.0
-WAIT_MS = 30_000
+START_S = 180.0  # these are only ever reached by a test that fails, or on a very busy machine
+WAIT_MS = 90_000
 
 
 @dataclass(frozen=True)
@@ -180,5 +180,6 @@ def opened(page: Any) -> Any:
 
 
 def ready(page: Any) -> Any:
+    page.set_default_timeout(WAIT_MS)
     page.wait_for_selector("html[data-ready]")
     return page

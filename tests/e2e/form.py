@@ -28,7 +28,7 @@ def open_tab(page: Any, name: str) -> None:
 
 def wait_for_jobs(page: Any, number: int) -> list[dict[str, Any]]:
     """The requests of the newest jobs, as they were queued."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while len(jobs := jobs_of(page)) < number:
         assert time.monotonic() < end, problems(page)
         page.wait_for_timeout(50)

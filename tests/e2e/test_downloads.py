@@ -13,6 +13,7 @@ from modules.server.api import create_api
 from modules.server.gate import Gate
 from modules.web.page import mount_page
 from tests.e2e.conftest import CHROMIUM, Watch, ready
+from tests.e2e.form import box
 from tests.jobs.scene import Painter, checkpoint_file, flags_for
 from tests.library.downloads.hub import Hub, hubs, status, stops_after
 from tests.library.downloads.shelves import civitai_model, lora, repository, safetensors_of
@@ -85,9 +86,14 @@ def test_from_a_pasted_link_to_the_list_by_keyboard(open_page: Callable[..., Any
     page.wait_for_selector("#easel_download_list li[data-state=done]")
     assert (tmp_path / "models/Lora/dream.safetensors").read_bytes() == lora()
     assert page.evaluate("document.activeElement.id") == "easel_download_what"
+    page.get_by_role("button", name="Add to the prompt: Lora/dream.safetensors").click()
+    page.get_by_text("dream was added to the prompt of txt2img").wait_for()
+    assert box(page, "prompt").input_value() == f"<lora:dream:1> {MARKUP}"
 
 
-def test_a_checkpoint_that_came_stands_in_the_header(open_page: Callable[..., Any], hub: Hub) -> None:
+def test_a_checkpoint_that_came_stands_in_the_header_and_is_used_by_its_button(
+    open_page: Callable[..., Any], hub: Hub, tmp_path: Path
+) -> None:
     shapes = {"model.diffusion_model.x": (2,), "first_stage_model.x": (2,), "cond_stage_model.x": (2,)}
     repository(hub, "org/x", {"fresh.safetensors": safetensors_of(shapes)})
     page = open_page()
@@ -96,6 +102,14 @@ def test_a_checkpoint_that_came_stands_in_the_header(open_page: Callable[..., An
     page.wait_for_selector("#easel_download_list li[data-state=done]")
     page.locator("#setting_sd_model_checkpoint input").click()
     page.get_by_role("option", name="fresh.safetensors").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Choose: Stable-diffusion/fresh.safetensors").click()
+    page.get_by_text("fresh is chosen").first.wait_for()
+    page.wait_for_function("document.querySelector('#setting_sd_model_checkpoint input').value === 'fresh.safetensors'")
+    (tmp_path / "models" / "Stable-diffusion" / "fresh.safetensors").unlink()
+    page.locator("#easel_browser_tools [data-do=refresh]").click()
+    page.get_by_role("button", name="Choose: Stable-diffusion/fresh.safetensors").click()
+    page.get_by_text("It cannot be used any more").wait_for()
 
 
 def test_pause_go_on_and_what_fails(open_page: Callable[..., Any], hub: Hub) -> None:

@@ -1,6 +1,7 @@
 """The form itself: keys, counters, small buttons, PNG Info and pasted parameters."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,37 @@ def test_words_of_the_starter_are_offered(page: Any, server: Server) -> None:
     page.locator("#txt2img_words").wait_for(state="visible")
     page.locator("#txt2img_gallery").click(position={"x": 400, "y": 40})  # a click elsewhere closes it too
     page.locator("#txt2img_words").wait_for(state="hidden")
+
+
+def test_surprise_me_writes_a_prompt_that_the_starter_knows(page: Any, server: Server) -> None:
+    if server.checkpoint != "starter":
+        pytest.skip("only the starter comes with a list of words")
+    file = Path(__file__).parents[2] / "models" / "Stable-diffusion" / "starter.words.txt"
+    listed = set(file.read_text("utf-8").splitlines())
+    ask_for(page, "my own words")
+    seen = set()
+    for _ in range(12):
+        before = box(page, "prompt").input_value()
+        page.get_by_role("button", name="Surprise me").click()
+        written = box(page, "prompt").input_value()
+        assert written != before
+        word, _, addition = written.partition(", ")
+        assert word.isascii() and word in listed
+        assert not addition or f"+ {addition}" in listed
+        seen.add(word)
+    assert len(seen) > 1
+    page.evaluate("Math.random = () => 0.2")  # the second fifth of the words, and an addition
+    page.get_by_role("button", name="Surprise me").click()
+    assert re.fullmatch(r"[^,]+, blue background", box(page, "prompt").input_value())
+    page.locator("#easel_language").click()
+    page.get_by_role("button", name="随便来一个").first.click()
+    word, addition = box(page, "prompt").input_value().split("，")
+    assert not word.isascii() and word in listed and f"+ {addition}" in listed
+    page.locator("#easel_language").click()
+    box(page, "prompt").focus()
+    for _ in range(14):
+        page.keyboard.press("Control+z")
+    assert box(page, "prompt").input_value() == "my own words"
 
 
 def test_png_info_of_another_programs_picture(page: Any, server: Server, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.e2e.conftest import opened
 from tests.e2e.form import (
     ask_for,
     box,
     choose,
     generate,
     infotext,
+    jobs_of,
     open_tab,
     problems,
     size_of_shown,
@@ -80,6 +83,39 @@ def test_from_an_uploaded_picture(img2img: Any, picture: Path) -> None:
     assert np.array_equal(kept(page, init["images"][0]), np.asarray(Image.open(picture)))
     wait_for_pictures(page, 1)
     assert problems(page) == [] and size_of_shown(page) == [96, 64]
+
+
+def test_generate_waits_for_a_tab_that_is_still_being_built(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/img2img.js*", lambda route: held.append(route))
+    with page.expect_request("**/img2img.js*"):
+        open_tab(page, "img2img")
+    page.wait_for_selector("#img2img_generate")
+    generate(page, "img2img")
+    page.wait_for_timeout(300)
+    assert problems(page) == []
+    for route in held:
+        route.continue_()
+    page.wait_for_function("document.querySelectorAll('.problem').length === 1")
+    assert problems(page) == ["There is no picture to start from. Drop one, paste one or choose one."]
+    assert jobs_of(page) == []
+
+
+def test_a_tab_whose_script_does_not_come_says_so_at_once(browser: Any, server: Any) -> None:
+    with closing(browser.new_context(locale="zh-CN", base_url=server.url)) as context:  # its console is not watched
+        page = opened(context.new_page())
+        page.route("**/img2img.js*", lambda route: route.fulfill(status=503, body="busy"))
+        page.locator("#tab_img2img-button").click()
+        page.wait_for_function("document.querySelectorAll('.problem').length === 1")
+        page.wait_for_selector("#img2img_generate")
+        page.locator(".problem [data-do=dismiss]").click()
+        generate(page, "img2img")
+        page.wait_for_function("document.querySelectorAll('.problem').length === 1")
+        assert "未能加载" in problems(page)[0] and jobs_of(page) == []
+        page.locator("#tab_txt2img-button").click()
+        ask_for(page, "红苹果")
+        generate(page)
+        assert wait_for_jobs(page, 1)[0]["prompt"] == "红苹果"  # the other tabs work on
 
 
 def test_a_drawn_mask_is_white_where_it_was_drawn(img2img: Any, picture: Path) -> None:

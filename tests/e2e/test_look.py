@@ -110,7 +110,8 @@ def test_few_requests_and_all_of_them_here(new_context: Callable[..., Any], serv
     ready(page)
     page.wait_for_load_state("load")
     assert all(url.startswith((server.url, "data:")) for url in seen)
-    assert len(seen) <= 80
+    # Events, jobs and status are asked for once the page is there: by then they are counted, or not yet.
+    assert len([url for url in seen if not url.startswith(f"{server.url}/api/")]) <= 78
     assert page.evaluate("document.querySelectorAll('*').length") < 800
 
 

@@ -14,7 +14,7 @@ from tests.e2e.test_downloads import MARKUP
 from tests.e2e.test_downloads import hub as hub
 from tests.e2e.test_downloads import open_page as open_page
 from tests.jobs.scene import checkpoint_file
-from tests.library.downloads.shelves import lora
+from tests.library.downloads.shelves import lora, safetensors_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")]
 
@@ -62,6 +62,26 @@ def test_a_click_puts_a_network_into_the_prompt_and_takes_it_out(open_page: Call
     assert box(page, "prompt").input_value() == "a cat"
 
 
+@pytest.mark.parametrize("trigger", ["", "ghost", "ghost, in fog"])
+def test_an_embedding_whose_trigger_is_its_name_is_written_once(
+    open_page: Callable[..., Any], tmp_path: Path, trigger: str
+) -> None:
+    file = tmp_path / "embeddings" / "ghost.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(safetensors_of({"emb_params": (2, 768)}))
+    file.with_suffix(".json").write_text(json.dumps({"activation text": trigger}))
+    page = open_page()
+    box(page, "prompt").evaluate("e => { e.value = 'a cat'; e.dispatchEvent(new Event('input')); }")
+    use = cards(page, "embedding", search="ghost").first.locator(".use")
+    use.click()
+    said(page, "ghost was added to the prompt of txt2img")
+    assert box(page, "prompt").input_value() == f"a cat {trigger or 'ghost'}"
+    box(page, "prompt").evaluate("e => { e.value += ' at night'; e.dispatchEvent(new Event('input')); }")
+    use.click()
+    said(page, "ghost was taken out of the prompt of txt2img")
+    assert box(page, "prompt").input_value() == "a cat at night"
+
+
 def test_what_is_known_is_shown_as_text_and_notes_are_kept(open_page: Callable[..., Any], loras: Path) -> None:
     page = open_page()
     cards(page, search="quill").first.locator(".use").focus()
@@ -102,8 +122,8 @@ def test_a_checkpoint_is_chosen_by_its_card(open_page: Callable[..., Any], tmp_p
     cards(page, "checkpoint").filter(has_text="other").locator(".use").click()
     said(page, "other is chosen")
     page.wait_for_function("document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('other')")
-    end = "fetch('sdapi/v1/options').then(a => a.json()).then(o => o.sd_model_checkpoint.startsWith('other'))"
-    page.wait_for_function(end)
+    kept = "fetch('sdapi/v1/options').then(a => a.json()).then(o => o.sd_model_checkpoint.startsWith('other'))"
+    page.wait_for_function(kept)  # a moment after the page says so
 
 
 def test_keyboard_chinese_and_a_narrow_window(open_page: Callable[..., Any], loras: Path) -> None:
@@ -122,3 +142,16 @@ def test_keyboard_chinese_and_a_narrow_window(open_page: Callable[..., Any], lor
     page.keyboard.press("Escape")
     assert page.evaluate("document.documentElement.scrollWidth") <= 760
     assert page.locator("#easel_browser_end").inner_text().startswith("71 个中的 ")
+
+
+def test_a_chosen_checkpoint_that_is_gone_is_told_in_the_pages_language(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"sd_model_checkpoint": "gone.safetensors"}))
+    page = open_page()
+    page.locator(".problem").get_by_text("plain.safetensors is used until another one is chosen.").wait_for()
+    assert page.locator("#setting_sd_model_checkpoint input").input_value() == "plain.safetensors"
+    page.locator("#easel_language").click()
+    page.reload()
+    told = "无法使用所选的大模型：没有大模型 'gone.safetensors'。在选用其他模型之前使用 plain.safetensors。"
+    page.locator(".problem").get_by_text(told).wait_for()

@@ -24,7 +24,7 @@ from modules.runtime.flags import parse
 from modules.runtime.paths import paths_from
 from modules.settings.schema import Settings
 
-PATIENCE_S = 30  # only ever reached by a test that fails
+PATIENCE_S = 90  # only ever reached by a test that fails
 
 
 class Painter:

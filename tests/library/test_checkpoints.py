@@ -5,7 +5,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import time
 import zipfile
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ from modules.library.cache import FileCache
 from modules.library.checkpoints import Checkpoint, CheckpointLibrary, UnknownCheckpoint
 from modules.library.hashes import digests_of, legacy_hash
 from modules.library.header import ModelFileError
+from tests.ending import ends
 
 HEADER = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 
@@ -287,12 +287,9 @@ def test_a_cache_that_cannot_be_written_is_no_hindrance(folder: Path, tmp_path: 
 def test_ten_thousand_files(library: CheckpointLibrary, folder: Path):
     for number in range(10_000):
         (folder / f"m{number}.safetensors").write_bytes(struct.pack("<Q", len(HEADER)) + HEADER + b"1234")
-    started = time.process_time()
-    assert len(library.list()) == 10_000
-    assert time.process_time() - started < 4
-    started = time.process_time()
-    assert len(CheckpointLibrary([folder], library._cache.path).list()) == 10_000
-    assert time.process_time() - started < 1.5
+    with ends():  # bench/scanning.py measures 50,000
+        assert len(library.list()) == 10_000
+        assert len(CheckpointLibrary([folder], library._cache.path).list()) == 10_000
 
 
 def test_many_large_headers_do_not_hold_up_the_list(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -303,6 +300,39 @@ def test_many_large_headers_do_not_hold_up_the_list(folder: Path, tmp_path: Path
     assert problem(library, "x.safetensors") is None and "HTML" in str(problem(library, "page.safetensors"))
     monkeypatch.setattr("modules.library.checkpoints.CHECK_BUDGET_S", 5.0)
     assert "incomplete" in str(problem(library, "x.safetensors"))
+
+
+def test_a_brief_look_counts_until_the_file_changes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("modules.library.checkpoints.CHECK_BUDGET_S", -1.0)
+    folder.mkdir()
+    path = folder / "x.safetensors"
+    path.write_bytes(b"<html>" + b" " * 100)
+    library = CheckpointLibrary([folder], tmp_path / "models.db")
+    assert "HTML" in str(problem(library, "x.safetensors"))
+    with monkeypatch.context() as patched:
+        patched.setattr("modules.library.checkpoints.open_regular", lambda path: pytest.fail("looked at again"))
+        assert "HTML" in str(problem(library, "x.safetensors"))
+    path.write_bytes(b"")
+    assert "empty" in str(problem(library, "x.safetensors"))
+
+
+def test_the_usual_one_stays_while_it_is_there(library: CheckpointLibrary, folder: Path):
+    assert library.usual() is None
+    for name in ("m", "n"):
+        model(folder / f"{name}.safetensors")
+    library.refresh()
+    assert named(library.usual()) == "m"
+    model(folder / "a.safetensors")  # merged or downloaded meanwhile
+    library.refresh()
+    assert named(library.usual()) == "m"
+    (folder / "m.safetensors").unlink()
+    library.refresh()
+    assert named(library.usual()) == "a"
+
+
+def named(checkpoint: Checkpoint | None) -> str:
+    assert checkpoint is not None
+    return checkpoint.model_name
 
 
 def test_nothing_here_imports_torch():

@@ -1,6 +1,5 @@
 import json
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -154,9 +153,7 @@ def test_a_second_start_reads_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
         raise AssertionError("a known file was opened")
 
     monkeypatch.setattr("modules.library.networks.look_at", never)
-    started = time.monotonic()
-    assert library(tmp_path).list("lora") == first and len(first) == 2000
-    assert time.monotonic() - started < 2  # measured: 0.03 s; bench/networks.py measures 10 000
+    assert library(tmp_path).list("lora") == first and len(first) == 2000  # bench/networks.py measures 10 000
 
 
 def test_a_broken_cache_is_forgotten(tmp_path: Path):

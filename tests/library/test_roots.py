@@ -14,10 +14,10 @@ def folders(tmp_path: Path, *flags: str) -> dict[str, list[Path]]:
 
 def test_folders_are_a1111s(tmp_path: Path):
     usual = folders(tmp_path)
-    models = tmp_path / "models"
-    assert usual["checkpoint"] == [models / "Stable-diffusion", tmp_path / "program/models/Stable-diffusion"]
-    assert usual["lora"] == [models / "Lora", models / "LyCORIS"]
-    assert usual["embedding"] == [tmp_path / "embeddings", models / "embeddings"]
+    models, shipped = tmp_path / "models", tmp_path / "program/models"
+    assert usual["checkpoint"] == [models / "Stable-diffusion", shipped / "Stable-diffusion"]
+    assert usual["lora"] == [models / "Lora", models / "LyCORIS", shipped / "Lora"]
+    assert usual["embedding"] == [tmp_path / "embeddings", models / "embeddings", shipped / "embeddings"]
     assert usual["hypernetwork"] == [models / "hypernetworks"]
     assert usual["upscaler"][:2] == [models / "ESRGAN", models / "RealESRGAN"]
     assert usual["controlnet"] == [models / "ControlNet"]
@@ -27,9 +27,10 @@ def test_flags_add_folders_or_replace_them(tmp_path: Path):
     for add, kind in (("--ckpt-dir", "checkpoint"), ("--vae-dir", "vae"), ("--controlnet-dir", "controlnet"),
                       ("--text-encoder-dir", "text_encoder")):  # fmt: skip
         assert folders(tmp_path, add, "/x")[kind] == [*folders(tmp_path)[kind], Path("/x")]
-    for replaces, kind in (("--embeddings-dir", "embedding"), ("--hypernetwork-dir", "hypernetwork")):
-        assert folders(tmp_path, replaces, "mine")[kind] == [Path(os.path.abspath("mine"))]
-    assert folders(tmp_path, "--lora-dir", "/x")["lora"] == [Path("/x"), tmp_path / "models/LyCORIS"]
+    mine, shipped = Path(os.path.abspath("mine")), tmp_path / "program/models"
+    assert folders(tmp_path, "--hypernetwork-dir", "mine")["hypernetwork"] == [mine]
+    assert folders(tmp_path, "--embeddings-dir", "mine")["embedding"] == [mine, shipped / "embeddings"]
+    assert folders(tmp_path, "--lora-dir", "/x")["lora"] == [Path("/x"), tmp_path / "models/LyCORIS", shipped / "Lora"]
     assert Path("/x") in folders(tmp_path, "--esrgan-models-path", "/x")["upscaler"]
     assert tmp_path / "models/ESRGAN" not in folders(tmp_path, "--esrgan-models-path", "/x")["upscaler"]
 

@@ -72,6 +72,15 @@ def served(tmp_path_factory):
     one.close()
 
 
+def test_the_description_for_machines_names_every_operation_once(served):
+    paths = served.http.get("/openapi.json").json()["paths"]
+    names = [one["operationId"] for methods in paths.values() for one in methods.values()]
+    assert "/api/v1/jobs" in paths and len(names) == len(set(names))
+    body = paths["/sdapi/v1/img2img"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["denoising_strength"] == {"type": "number", "default": 0.75}
+    assert body["properties"]["styles"] == {"type": ["array", "null"], "items": {"type": "string"}}
+
+
 def test_limits_are_told(served):
     detail = served.http.post("/api/v1/jobs", json={**ASK, "width": 100000}).json()["detail"]
     assert detail[0]["limit"] == 2048 and detail[0]["value"] == 100000
@@ -261,6 +270,7 @@ def test_the_events_of_one_job_end_with_it(serve):
 def test_status_checkpoints_and_tokens(serve):
     served = serve(Painter())
     assert served.http.get("/health").json() == {"status": "ok"}
+    assert served.http.head("/health").status_code == 200
     status = served.http.get("/api/v1/status").json()
     assert status["model"]["state"] in ("starting", "loading", "ready") and status["problems"] == []
     assert served.http.get("/api/v1/checkpoints").json()[0]["name"] == "plain"

@@ -39,16 +39,43 @@ def test_any_value_is_taken_or_refused_by_name(name, value):
         assert error.status == 422 and error.detail and error.detail[0]["field"] == name
         assert len(error.sentence) < 400 and error.sentence.startswith(f"{name}: must be ")
     else:
-        assert taken == value
+        assert taken == value or (isinstance(value, str) and isinstance(taken, int | float))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "taken"),
+    [
+        ("steps", "20", 20),
+        ("steps", 20.0, 20),
+        ("seed", "-1", -1),
+        ("seed", "18446744073709551615", 2**64 - 1),
+        ("cfg_scale", "7", 7.0),
+        ("cfg_scale", "7.5", 7.5),
+        ("cfg_scale", ".5e1", 5.0),
+        ("enable_hr", "true", True),
+        ("enable_hr", "false", False),
+        ("enable_hr", 1, True),
+        ("prompt", "20", "20"),
+    ],
+)
+def test_numbers_and_flags_may_come_as_text_and_whole_numbers_with_a_point(field, value, taken):
+    found = read_fields({field: value}, TXT2IMG)[field]
+    assert (found, type(found)) == (taken, type(taken))
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
         ("steps", True, "steps: must be a whole number, got true"),
-        ("steps", "20", "steps: must be a whole number, got '20'"),
+        ("steps", "20.5", "steps: must be a whole number, got '20.5'"),
+        ("steps", "", "steps: must be a whole number, got ''"),
+        ("steps", "٢٠x", "steps: must be a whole number, got '٢٠x'"),
+        ("steps", "1" * 21, f"steps: must be a whole number, got '{'1' * 21}'"),
         ("steps", 20.5, "steps: must be a whole number, got '20.5'"),
-        ("cfg_scale", "7", "cfg_scale: must be a number, got '7'"),
+        ("cfg_scale", "nan", "cfg_scale: must be a number, got 'nan'"),
+        ("cfg_scale", "1e999", "cfg_scale: must be a number, got '1e999'"),
+        ("cfg_scale", "7,5", "cfg_scale: must be a number, got '7,5'"),
+        ("cfg_scale", True, "cfg_scale: must be a number, got true"),
         ("cfg_scale", None, "cfg_scale: must be a number, got null"),
         ("hr_scale", [2], "hr_scale: must be a number, got a list"),
         ("enable_hr", "yes", "enable_hr: must be true or false, got 'yes'"),

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 
 from modules.generation.request import Init, Loopback, Mask, SdUpscale, SoftInpainting
 from modules.server.fields import IMG2IMG
+from tests.ending import ends
 from tests.golden import golden as golden
 from tests.jobs.scene import Painter
 from tests.server.test_fields import ANYTHING
@@ -257,9 +257,9 @@ def as_text(data: bytes) -> str:
 )
 def test_what_cannot_be_done_is_refused_by_name_and_leaves_nothing(quick, fields, status, field):
     before = quick.app.queue.of_client("sdapi", 1)
-    begun = time.monotonic()
-    answer = img2img(quick, **fields)
-    assert answer.status_code == status and time.monotonic() - begun < 2
+    with ends():
+        answer = img2img(quick, **fields)
+    assert answer.status_code == status
     assert answer.json()["detail"][0]["field"] == field and len(answer.content) <= 4096
     assert quick.app.queue.of_client("sdapi", 1) == before
 

@@ -2,7 +2,6 @@ import base64
 import io
 import json
 import struct
-import time
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from modules.generation.reading import to_request_fields
 from modules.imaging.stealth import read_stealth
 from modules.server.errors import ApiError
 from modules.server.png_info import read_picture
+from tests.ending import ends
 from tests.imaging.test_stealth import hidden
 
 INFOTEXT = "a cat\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, Version: v1.10.1"
@@ -129,8 +129,7 @@ LARGE = {
 
 @pytest.mark.parametrize("kind", LARGE)
 @pytest.mark.parametrize("name", ["parameters", "prompt", "Dream"])
-def test_a_mebibyte_of_anything_is_read_in_a_second(name: str, kind: str):
+def test_a_mebibyte_of_anything_is_read(name: str, kind: str):
     data = png(**{name: LARGE[kind]})
-    started = time.process_time()
-    answer(data)
-    assert time.process_time() - started < 1.5
+    with ends():
+        answer(data)

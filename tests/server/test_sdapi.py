@@ -116,12 +116,10 @@ def test_names_of_samplers_old_and_new(quick, fields, sampler, schedule):
         ({"steps": 0}, 422, "steps"),
         ({"n_iter": 10**6}, 422, "n_iter"),
         ({"batch_size": 1000}, 422, "batch_size"),
-        ({"width": 70}, 422, "width"),
         ({"seed": 1.5}, 422, "seed"),
         ({"seed": -5}, 422, "seed"),
         ({"prompt": None}, 422, "prompt"),
         ({"send_images": "no"}, 422, "send_images"),
-        ({"restore_faces": True}, 422, "restore_faces"),
         ({"script_name": "x/y/z plot"}, 422, "script_name"),
         ({"firstpass_image": "x"}, 422, "firstpass_image"),
         ({"override_settings": {"outdir_txt2img_samples": "/etc"}}, 403, "outdir_txt2img_samples"),
@@ -132,7 +130,7 @@ def test_names_of_samplers_old_and_new(quick, fields, sampler, schedule):
         ({"styles": "x"}, 422, "styles"),
         ({"subseed_strength": 1.5}, 422, "subseed_strength"),
         ({"subseed": 2**64}, 422, "subseed"),
-        ({"seed_resize_from_w": 65, "seed_resize_from_h": 64}, 422, "seed_resize_from_w"),
+        ({"seed_resize_from_w": 63, "seed_resize_from_h": 64}, 422, "seed_resize_from_w"),
         ({"seed_resize_from_w": 64, "seed_resize_from_h": 4096}, 422, "seed_resize_from_h"),
         ({"tiling": 2}, 422, "tiling"),
         ({"refiner_checkpoint": "x"}, 404, "refiner_checkpoint"),
@@ -194,6 +192,26 @@ def test_unknown_names_are_warned_of(quick):
         "unknown setting no_such",
         "the setting samples_log_stdout has no effect yet",
     ]
+
+
+def test_faces_stay_as_they_are_where_there_is_no_face_restorer(quick):
+    assert quick.http.get("/sdapi/v1/face-restorers").json() == []
+    answer = txt2img(quick, restore_faces=True)
+    assert answer.status_code == 200
+    assert answer.json()["warnings"] == ["restore_faces has no effect: there is no face restorer here"]
+
+
+def test_sides_that_are_no_multiple_of_8_are_cut_as_a1111_does_and_that_is_said(quick, golden):
+    assert behaviour(golden, "width_not_multiple")["status"] == 200
+    answer = txt2img(quick, width=70, height=1083).json()
+    assert answer["warnings"] == [
+        "width 70 is no multiple of 8: 64 is used",
+        "height 1083 is no multiple of 8: 1080 is used",
+    ]
+    assert opened(answer["images"][0]).size == (64, 1080)
+    assert txt2img(quick, width=63).status_code == 422
+    hires = {"enable_hr": True, "hr_resize_x": 100, "hr_resize_y": 96, "denoising_strength": 0.5}
+    assert txt2img(quick, **hires).json()["warnings"] == ["hr_resize_x 100 is no multiple of 8: 96 is used"]
 
 
 def test_sampling_fields_become_settings_of_this_request_only(quick):
@@ -341,6 +359,33 @@ def test_flags_tell_no_secret_and_no_folder(serve, tmp_path):
     assert "secret" not in answer.text and "/home/ann" not in answer.text and str(tmp_path) not in answer.text
 
 
+def test_settings_name_the_checkpoint_in_use_also_where_none_is_chosen_or_the_chosen_one_is_gone(serve):
+    served = serve(Painter())
+    app = served.app
+    assert app.settings.current.sd_model_checkpoint is None
+    app.library.hashed(app.current_checkpoint())
+    for chosen in (None, "gone.safetensors [0123456789]"):
+        app.settings.update({"sd_model_checkpoint": chosen})
+        told = served.http.get("/sdapi/v1/options").json()
+        (found,) = served.http.get("/sdapi/v1/sd-models").json()
+        assert (told["sd_model_checkpoint"], told["sd_checkpoint_hash"]) == (found["title"], found["sha256"])
+        assert app.settings.current.sd_model_checkpoint == chosen  # to look changes nothing
+    next(iter(app.library.list())).path.unlink()
+    app.library.refresh()
+    assert served.http.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == chosen
+
+
+def test_all_settings_can_be_sent_back_with_one_of_them_changed(serve):
+    served = serve(Painter())
+    told = served.http.get("/sdapi/v1/options").json()
+    assert {"outdir_samples", "api_enable_requests"} <= set(told)
+    answer = served.http.post("/sdapi/v1/options", json=told | {"CLIP_stop_at_last_layers": 2})
+    assert (answer.status_code, answer.json()) == (200, None)
+    assert served.http.get("/sdapi/v1/options").json() == told | {"CLIP_stop_at_last_layers": 2}
+    changed = told | {"outdir_samples": "elsewhere"}
+    assert served.http.post("/sdapi/v1/options", json=changed).status_code == 403
+
+
 def test_settings_are_read_and_changed(serve):
     served = serve(Painter())
     assert served.http.get("/sdapi/v1/options").json()["samples_format"] == "png"
@@ -356,7 +401,7 @@ def test_settings_are_read_and_changed(serve):
     [
         ({"outdir_samples": "scripts"}, 403),
         ({"jpeg_quality": 50, "outdir_txt2img_samples": "/etc"}, 403),
-        ({"disabled_extensions": []}, 403),
+        ({"disabled_extensions": ["x"]}, 403),
         ({"samples_format": "py"}, 422),
         ({"send_seed": "maybe"}, 422),
         ({"jpeg_quality": 10**30}, 422),

@@ -43,9 +43,9 @@ def test_a_broken_file_has_the_usual_size(tmp_path: Path) -> None:
 
 def test_words_stand_beside_it(tmp_path: Path) -> None:
     found = checkpoint(tmp_path)
-    assert words_of(found) == []
-    (tmp_path / "small.words.txt").write_text("# what it knows\nred apple\n\n  pizza \n", encoding="utf-8")
-    assert words_of(found) == ["red apple", "pizza"]
+    assert words_of(found) == ([], [])
+    (tmp_path / "small.words.txt").write_text("# what it knows\nred apple\n\n  pizza \n+ 3d style\n", encoding="utf-8")
+    assert words_of(found) == (["red apple", "pizza"], ["3d style"])
 
 
 def test_what_nobody_touched_follows_the_checkpoint(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""The tab Models speaks the words that the server says of a model and of a download."""
+"""The page speaks the words that the server says of a model, of a download and of the checkpoint in use."""
 
 import ast
 import re
 from pathlib import Path
 
-from modules.library import downloads
+from modules.jobs import queue
+from modules.library import checkpoints, downloads
 from modules.server import downloads as routes
 from modules.web.text import texts
 
@@ -23,7 +24,10 @@ def sentences(file: Path) -> set[str]:
 
 def test_what_is_translated_is_really_said() -> None:
     """A sentence that changes there would stay English here."""
-    files = [*Path(downloads.__path__[0]).glob("*.py"), Path(routes.__file__)]
+    files = [
+        *Path(downloads.__path__[0]).glob("*.py"),
+        *(Path(str(one.__file__)) for one in (routes, checkpoints, queue)),
+    ]
     said = set().union(*map(sentences, files))
     known = {id: re.sub(r"\{\w+\}", "{}", words) for id, words in texts("en").items() if id.startswith("said.")}
     assert len(known) > 40

@@ -2,16 +2,18 @@
 // is only ever text here.
 
 import { ask, on, sentenceOf } from "./client.js";
-import { language, onLanguage, say } from "./locale.js";
-import { texts } from "./page_data.js";
+import { inWords, language, onLanguage, say } from "./locale.js";
+import { kindOf, use } from "./model_use.js";
 
 const SHOWN = 30; // of the list
 const KEYS = { Civitai: "civitai_api_key", "Hugging Face": "huggingface_token" };
-const OPEN = ["queued", "running", "paused", "failed"];
-// What the server says, known by its English words. Places like {host} are filled, and may hold such a sentence again.
-const SAID = Object.entries(texts.en)
-  .filter(([id]) => id.startsWith("said."))
-  .map(([id, words]) => [id, new RegExp(`^${words.split(/\{(\w+)\}/).map((part, n) => (n % 2 ? `(?<${part}>.+)` : literal(part))).join("")}$`)]);
+// What can be done with a download, and in which states.
+const ACTIONS = {
+  pause: ["queued", "running"],
+  resume: ["paused", "failed"],
+  cancel: ["queued", "running", "paused", "failed"],
+  use: ["done"], // as its kind is used
+};
 const downloads = new Map(); // id → as the server tells it
 const rows = new Map(); // id → element
 let listed = { enabled: true, kinds: {}, keys: {} };
@@ -26,17 +28,6 @@ const make = (tag, properties = {}, ...children) => {
   element.append(...children);
   return element;
 };
-
-function inWords(text) {
-  const known = language === "en" ? null : SAID.find(([, pattern]) => pattern.test(text));
-  if (!known) return text;
-  const filled = Object.entries(known[1].exec(text).groups ?? {}).map(([name, part]) => [name, inWords(part)]);
-  return say(known[0], Object.fromEntries(filled));
-}
-
-function literal(text) {
-  return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-}
 
 export function bindDownloads() {
   here("#easel_download_ask").addEventListener("submit", (event) => {
@@ -229,19 +220,21 @@ function drawOne(id) {
   element.querySelector("p").textContent = stateOf(one);
   element.querySelector("p").classList.toggle("failed", one.state === "failed");
   for (const button of element.querySelectorAll("button")) {
-    const wanted = { pause: ["queued", "running"], resume: ["paused", "failed"], cancel: OPEN }[button.dataset.do];
-    button.hidden = !wanted.includes(one.state);
-    button.textContent = say(`download.${button.dataset.do}`);
+    const what = button.dataset.do;
+    const words = what === "use" ? kindOf[one.kind]?.does : `download.${what}`;
+    button.hidden = !words || !ACTIONS[what].includes(one.state);
+    if (button.hidden) continue;
+    button.textContent = say(words);
     button.setAttribute("aria-label", `${button.textContent}: ${one.place}`);
   }
   if (one.state === "failed" && one.asks_for) here("#easel_download_keys").open = true;
 }
 
 function row(id) {
-  const buttons = ["pause", "resume", "cancel"].map((what) => {
+  const buttons = Object.keys(ACTIONS).map((what) => {
     const button = make("button", { type: "button", className: "plain" });
     button.dataset.do = what;
-    button.onclick = () => act(id, what);
+    button.onclick = () => (what === "use" ? useOne(downloads.get(id)) : act(id, what));
     return button;
   });
   return make("li", {}, make("b"), make("progress", { max: 1 }), make("p"), make("span", { className: "row-actions" }, ...buttons));
@@ -252,6 +245,15 @@ async function act(id, what) {
   if (!answer?.ok) return refused(answer);
   take(answer.body);
   drawOne(id);
+}
+
+// As a click on its card does.
+async function useOne({ kind, place }) {
+  const file = place.slice(place.lastIndexOf("/") + 1);
+  const query = { kind, search: file.replace(/\.[^.]*$/, ""), sort: "date", order: "desc" };
+  const answer = await ask(`api/v1/models?${new URLSearchParams(query)}`);
+  const model = answer?.ok && answer.body.models.find((one) => !one.problem && [file, query.search].includes(one.name));
+  tell("", {}, !model, model ? await use(model) : say("download.not_listed"));
 }
 
 function stateOf(one) {

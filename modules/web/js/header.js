@@ -1,7 +1,7 @@
 // The header: what the model manager does, how long the queue is, dark or light, and the language.
 
 import { ask, on } from "./client.js";
-import { language, onLanguage, say, setLanguage } from "./locale.js";
+import { inWords, language, onLanguage, say, setLanguage } from "./locale.js";
 import { remind } from "./problems.js";
 import { unfinished } from "./runs.js";
 
@@ -51,7 +51,7 @@ async function count() {
   const status = answer.body;
   waiting = status.waiting + (status.running ? 1 : 0);
   model = status.model;
-  for (const problem of status.problems) remind(problem);
+  for (const problem of status.problems) remind(inWords(problem));
   draw();
 }
 

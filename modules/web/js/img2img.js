@@ -7,7 +7,6 @@ import { onLanguage, say } from "./locale.js";
 import { checkpointOf } from "./page_data.js";
 import { setSize } from "./parameters.js";
 import { report } from "./problems.js";
-import { bindGenerate } from "./submit.js";
 
 const KINDS = { img2img: "view", sketch: "paint", inpaint: "mask", inpaint_sketch: "paint", upload_base: "view", upload_mask: "view" };
 const MASKED = ["inpaint", "inpaint_sketch", "inpaint_upload"];
@@ -21,6 +20,7 @@ let byScale = false;
 const $ = (id) => document.getElementById(id);
 const all = (selector) => document.querySelectorAll(`#img2img_settings ${selector}`);
 
+// Returns what must be done before each Generate.
 export function bindImg2img() {
   for (const [name, kind] of Object.entries(KINDS)) {
     canvases[name] = new Canvas(document.querySelector(`[data-canvas="${name}"]`), kind, remember);
@@ -30,11 +30,11 @@ export function bindImg2img() {
   for (const button of all("[data-copy]")) button.onclick = () => copyTo(button.dataset.copy);
   for (const [kind, list] of [["images", "img2img_batch_upload"], ["masks", "img2img_batch_masks"]]) bindBatch(kind, $(list));
   $("img2img_detect_image_size_btn").addEventListener("click", detectSize);
-  bindGenerate(TAB, prepare);
   recall();
   watch(() => ({ text: scaledWords(), draw: drawScaled }));
   watch(() => ({ text: String(edits()), draw: () => $("img2img_settings").classList.toggle("edits", edits()) }));
   onLanguage(() => [drawScaled(), drawBatch()]);
+  return prepare;
 }
 
 // A picture from elsewhere, for one of the modes.

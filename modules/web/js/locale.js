@@ -7,6 +7,10 @@ const english = texts.en;
 const idOf = new Map(Object.entries(english).map(([id, words]) => [words, id]));
 const SKIPPED = '[translate="no"], textarea, script, style, template, .wire, [role="listbox"], [role="option"]';
 const ATTRIBUTES = ["placeholder", "aria-label", "title"];
+// What the server says, known by its English words. Places like {host} are filled, and may hold such a sentence again.
+const SAID = Object.entries(english)
+  .filter(([id]) => id.startsWith("said."))
+  .map(([id, words]) => [id, new RegExp(`^${words.split(/\{(\w+)\}/).map((part, n) => (n % 2 ? `(?<${part}>.+)` : literal(part))).join("")}$`)]);
 const spoken = new Map(); // text node or element+attribute → id, once recognised
 const listeners = [];
 
@@ -19,6 +23,19 @@ export function say(id, values = {}) {
 
 export function has(id) {
   return id in english;
+}
+
+// A sentence of the server in the page's language, where it is known.
+export function inWords(text) {
+  const known = language === "en" ? null : SAID.find(([, pattern]) => pattern.test(text));
+  if (!known) return text;
+  const filled = Object.entries(known[1].exec(text).groups ?? {}).map(([name, part]) => [name, inWords(part)]);
+  return say(known[0], Object.fromEntries(filled));
+}
+
+// In a regular expression.
+export function literal(text) {
+  return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 }
 
 export function setLanguage(chosen) {

@@ -5,15 +5,15 @@ import { box, restore, save } from "./fields.js";
 import { showHeader } from "./header.js";
 import { bindHires } from "./hires.js";
 import { bindKeys } from "./keys.js";
-import { startTranslating } from "./locale.js";
+import { say, startTranslating } from "./locale.js";
 import { bindParameters } from "./parameters.js";
-import { showProblems } from "./problems.js";
+import { report, showProblems } from "./problems.js";
 import { showProgress } from "./progress.js";
 import { bindPrompts } from "./prompt.js";
 import { act, follow } from "./runs.js";
 import { bindStyles, bindStylesButton } from "./styles.js";
 import { bindGenerate, bindSubmitting } from "./submit.js";
-import { followTabs, formTabs, noticeTab, tabIsBuilt } from "./tabs.js";
+import { followTabs, formTabs, noticeTab, tabFailed, tabIsBuilt } from "./tabs.js";
 import { showViewer } from "./viewer.js";
 
 // Tabs are built when they are opened, and bring their scripts then (LATER in shell.py).
@@ -25,6 +25,7 @@ const BRINGERS = {
   send: async () => (await import("./sending.js")).bindSending,
   init: async () => void (await import("./img2img.js")), // bound with the rest of its tab
 };
+// Each may return what must be done before Generate.
 const BINDERS = { txt2img: bindHires, img2img: async () => (await import("./img2img.js")).bindImg2img() };
 const OF_TAB = [
   "_prompt textarea", "_neg_prompt textarea", "_seed input", "_ticket textarea", "_saved textarea", "_reply", "_restore", "_results",
@@ -50,7 +51,7 @@ function look() {
 async function fill(slot) {
   const name = [...slot.classList].find((one) => one.startsWith("slot-")).slice(5);
   slot.dataset.filled = name;
-  const bind = await BRINGERS[name]?.(); // what can be seen can be used
+  const bind = await brought(BRINGERS[name]); // what can be seen can be used
   const template = document.getElementById(`template-${name}`);
   if (template) slot.append(template.content.cloneNode(true));
   bind?.();
@@ -59,7 +60,6 @@ async function fill(slot) {
 async function build(tab) {
   built.push(tab);
   if (!started) start();
-  bindGenerate(tab);
   bindPrompts(tab);
   bindParameters(tab);
   bindStylesButton(tab);
@@ -70,8 +70,20 @@ async function build(tab) {
   restore(tab);
   noticeTab();
   if (first) connect();
-  await BINDERS[tab]();
+  const prepare = brought(BINDERS[tab]);
+  prepare.catch(() => tabFailed(tab));
+  bindGenerate(tab, await prepare); // a click that comes sooner waits
   tabIsBuilt(tab);
+}
+
+// What comes with a script of its own; where that cannot be had, the page says so.
+async function brought(bring) {
+  try {
+    return await bring?.();
+  } catch (problem) {
+    report(say("problem.not_loaded"));
+    throw problem;
+  }
 }
 
 function start() {

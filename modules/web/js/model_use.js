@@ -3,7 +3,7 @@
 
 import { ask } from "./client.js";
 import { box, put } from "./fields.js";
-import { say } from "./locale.js";
+import { literal, say } from "./locale.js";
 import { settings } from "./page_data.js";
 import { activeTab } from "./tabs.js";
 
@@ -53,16 +53,17 @@ function insert(model, details) {
   const tab = activeTab();
   const [prompt, negative] = [box("prompt", tab), box("negative_prompt", tab)];
   const { tag } = kindOf[model.kind];
-  const known = tag ? new RegExp(`\\s*<${tag}:${escaped(model.value)}(?::[^<>]*)?>`, "g") : new RegExp(`(?:,\\s*)?(?<![\\w-])${escaped(model.value)}(?![\\w-])`, "g");
+  const known = tag ? new RegExp(`\\s*<${tag}:${literal(model.value)}(?::[^<>]*)?>`, "g") : new RegExp(`(?:,\\s*|\\s+)?(?<![\\w-])${literal(model.value)}(?![\\w-])`, "g");
   const { activation_text: words = "", negative_text: unwanted = "" } = details;
   if (known.test(prompt.value)) {
-    put(prompt, without(prompt.value.replace(known, ""), words));
+    put(prompt, without(prompt.value, words).replace(known, "").trim());
     put(negative, without(negative.value, unwanted));
     return say("browser.taken_out", { name: model.name, tab });
   }
   const weight = details.preferred_weight || settings.extra_networks_default_multiplier;
   const added = tag ? `<${tag}:${model.value}:${weight}>` : model.value;
-  put(prompt, joined(prompt.value, words ? `${added} ${words}` : added));
+  const named = !tag && words.search(known) >= 0; // trigger words of an embedding may be its name, or begin with it
+  put(prompt, joined(prompt.value, named ? words : [added, words].filter(Boolean).join(" ")));
   if (unwanted) put(negative, joined(negative.value, unwanted));
   return say("browser.inserted", { name: model.name, tab });
 }
@@ -72,8 +73,6 @@ export function insertWords(words) {
   put(prompt, prompt.value.trim() ? `${prompt.value.trimEnd().replace(/,$/, "")}, ${words}` : words);
   return say("browser.inserted", { name: words, tab: activeTab() });
 }
-
-const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
 const joined = (before, added) => (before.trim() ? `${before.trimEnd()}${settings.extra_networks_add_text_separator}${added}` : added);
 

@@ -2,7 +2,7 @@
 
 import { ask, on } from "./client.js";
 import { box, put, type, value } from "./fields.js";
-import { onLanguage, say, translate } from "./locale.js";
+import { language, onLanguage, say, translate } from "./locale.js";
 import { checkpointOf } from "./page_data.js";
 import { weigh } from "./weigh.js";
 
@@ -25,9 +25,11 @@ function equip(name, tab, id) {
   const counter = tools.querySelector(".counter");
   counter.id = id;
   count(area, counter);
-  const words = tools.querySelector("button");
-  if (name === "prompt") offerWords(words, tab);
-  else words.remove();
+  const [surprise, words] = tools.querySelectorAll("button");
+  if (name === "prompt") {
+    offerWords(words, surprise, tab);
+    surprise.addEventListener("click", () => replaceAll(area, anyPrompt(taught(tab), area.value)));
+  } else tools.replaceChildren(counter);
 }
 
 function count(area, counter) {
@@ -77,7 +79,7 @@ function replaceAll(area, text) {
   else if (!document.execCommand("delete")) put(area, "");
 }
 
-function offerWords(button, tab) {
+function offerWords(button, surprise, tab) {
   const list = document.createElement("div");
   list.className = "word-list";
   list.id = `${tab}_words`;
@@ -99,11 +101,15 @@ function offerWords(button, tab) {
     },
     true,
   );
-  const known = () => checkpointOf(value("checkpoint", tab))?.words ?? [];
+  const known = () => {
+    const { words = [], additions = [] } = taught(tab);
+    return [...inLanguage(words), ...inLanguage(additions), ...inOthers(words), ...inOthers(additions)];
+  };
   const refresh = () => {
-    button.hidden = known().length === 0;
+    button.hidden = surprise.hidden = !taught(tab).words?.length;
     list.setAttribute("aria-label", say("words_title"));
     button.title = say("words_title");
+    surprise.title = say("surprise_title");
   };
   list.addEventListener("beforetoggle", (event) => {
     if (event.newState === "open") list.replaceChildren(...known().map((word) => option(word, tab)));
@@ -116,6 +122,23 @@ function offerWords(button, tab) {
   watchValue(box("checkpoint", tab), refresh);
   refresh();
 }
+
+// Words and additions of the chosen checkpoint; nothing for those that were taught the world.
+const taught = (tab) => checkpointOf(value("checkpoint", tab)) ?? {};
+const isOfPage = (word) => /\p{Script=Han}/u.test(word) === (language === "zh");
+const inLanguage = (words) => words.filter(isOfPage);
+const inOthers = (words) => words.filter((word) => !isOfPage(word));
+
+// A prompt other than the one that is there; every third has an addition, a style or a background.
+function anyPrompt({ words, additions }, now) {
+  const ofPage = inLanguage(words);
+  const others = (ofPage.length ? ofPage : words).filter((word) => word !== now);
+  const fitting = inLanguage(additions);
+  const word = anyOf(others) ?? words[0];
+  return fitting.length && Math.random() < 1 / 3 ? word + (language === "zh" ? "，" : ", ") + anyOf(fitting) : word;
+}
+
+const anyOf = (list) => list[Math.floor(Math.random() * list.length)];
 
 function option(word, tab) {
   const button = document.createElement("button");

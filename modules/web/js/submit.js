@@ -5,7 +5,7 @@ import { box, put, save } from "./fields.js";
 import { report, sentence } from "./problems.js";
 import { setSending } from "./progress.js";
 import { say } from "./locale.js";
-import { activeTab, formTabs } from "./tabs.js";
+import { activeTab, formTabs, isBuilt, whenBuilt } from "./tabs.js";
 import { followNewest } from "./viewer.js";
 
 const PATIENCE_MS = 15000;
@@ -36,7 +36,8 @@ function beforeSubmit(event) {
   if (!tab) return;
   const twice = key !== null || event.detail > 1; // still on its way, or the second half of a double click
   if (!online && !twice) report(say("problem.unreachable"));
-  if (twice || !online || preparers[tab]) {
+  const later = !isBuilt(tab) || preparers[tab];
+  if (twice || !online || later) {
     event.preventDefault();
     event.stopImmediatePropagation();
   }
@@ -46,7 +47,7 @@ function beforeSubmit(event) {
   setSending(true);
   followNewest();
   setTimeout(save); // it reads every box; the click is answered first
-  if (preparers[tab]) prepare(tab, button);
+  if (later) prepare(tab, button);
   else hand(tab, {});
 }
 
@@ -55,10 +56,11 @@ function hand(tab, more) {
   timer = setTimeout(() => finish() || report(say("problem.unreachable")), PATIENCE_MS);
 }
 
-// Pictures are sent first; then the click goes through.
+// The tab must be there, and pictures are sent first; then the click goes through.
 async function prepare(tab, button) {
   try {
-    hand(tab, await preparers[tab]());
+    await whenBuilt(tab);
+    hand(tab, (await preparers[tab]?.()) ?? {});
   } catch (problem) {
     finish();
     report(problem.message);

@@ -1,14 +1,19 @@
 // Which tab is open, and when one is there: Gradio builds a tab when it is first opened.
 
 import { emit } from "./client.js";
+import { say } from "./locale.js";
 import { forms } from "./page_data.js";
 
 const PATIENCE_MS = 15000;
 const built = new Set();
-const waiting = new Map();
-let last = Object.keys(forms)[0];
-
 export const formTabs = Object.keys(forms);
+const settled = {}; // tab → {built, resolve, reject}: its promise, kept when its scripts are there or cannot be had
+for (const tab of formTabs) {
+  settled[tab] = {};
+  settled[tab].built = new Promise((resolve, reject) => Object.assign(settled[tab], { resolve, reject }));
+  settled[tab].built.catch(() => {}); // told by whoever waits
+}
+let last = formTabs[0];
 
 // The open tab with a form, else the one that was open before.
 export const activeTab = () => last;
@@ -27,14 +32,21 @@ export function noticeTab() {
 
 export function tabIsBuilt(tab) {
   built.add(tab);
-  waiting.get(tab)?.();
+  settled[tab].resolve();
 }
+
+export const isBuilt = (tab) => built.has(tab);
+
+export const tabFailed = (tab) => settled[tab].reject(notLoaded());
+
+export async function whenBuilt(tab) {
+  const late = new Promise((_, reject) => setTimeout(() => reject(notLoaded()), PATIENCE_MS));
+  await Promise.race([settled[tab].built, late]);
+}
+
+const notLoaded = () => new Error(say("problem.not_loaded"));
 
 export async function openTab(tab) {
   document.getElementById(`tab_${tab}-button`)?.click();
-  if (built.has(tab)) return;
-  await new Promise((resolve, reject) => {
-    waiting.set(tab, resolve);
-    setTimeout(() => reject(new Error(`the tab ${tab} was not built in time`)), PATIENCE_MS);
-  });
+  await whenBuilt(tab);
 }
