@@ -11,7 +11,14 @@ import gradio as gr
 from modules.web.text import text
 
 # How our events run: at once, beside Gradio's queue, without its spinners, and not as a public API.
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# Of what is asked while an answer is on its way Gradio would drop all; here the last is asked for when it came.
+QUICK: dict[str, Any] = {
+    "queue": False,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "trigger_mode": "always_last",
+}
+EACH = QUICK | {"trigger_mode": "multiple"}  # for what must not be lost: every one is sent at once
 
 
 def icon_button(label: str, icon: str, elem_id: str, **more: Any) -> gr.Button:

@@ -4,6 +4,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -13,7 +14,7 @@ from modules.web.choices import styles as names
 from modules.web.filling import Wires, reply
 from modules.web.form import Form, sentence
 from modules.web.parameters import Fields
-from modules.web.parts import QUICK, dropdown, icon_button, slot, wire_in, wire_out
+from modules.web.parts import EACH, QUICK, dropdown, icon_button, slot, wire_in, wire_out
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -64,25 +65,30 @@ def styles_dialog(app: "App", forms: Sequence[Form]) -> None:
     wish, answer = wire_in("styles_wish"), wire_out("styles_answer")
     go = gr.Button("", elem_id="styles_go", elem_classes=["wire"])
     lists = [form.fields["styles"] for form in forms]
-    go.click(_editor(app, len(lists)), [wish], [answer, *lists], **QUICK)
+    go.click(_editor(app, len(lists)), [wish], [answer, *lists], **EACH)
 
 
 def _editor(app: "App", lists: int) -> Callable[[str], list[Any]]:
+    one_by_one = Lock()  # each reads the file, and writes it anew
+
     def edit(written: str) -> list[Any]:
         problems = []
-        try:
-            change(app, json.loads(written))
-        except (StylesError, OSError) as error:
-            problems.append(sentence(str(error)))
-        styles = app.styles()
-        answer = reply(problems, styles=[asdict(style) for style in styles])
+        wish = json.loads(written)
+        with one_by_one:
+            try:
+                change(app, wish)
+            except (StylesError, OSError) as error:
+                problems.append(sentence(str(error)))
+            styles = app.styles()
+        answer = reply(problems, styles=[asdict(style) for style in styles], number=wish["number"])
         return [answer, *[gr.update(choices=[style.name for style in styles])] * lists]
 
     return edit
 
 
 def change(app: "App", wish: dict[str, Any]) -> None:
-    """{"do": "list" | "save" | "delete", "name", "prompt", "negative_prompt"}. Raises StylesError or OSError."""
+    """{"do": "list" | "save" | "delete", "number": of the wish, "name", "prompt", "negative_prompt"}. Raises StylesError
+    or OSError."""
     if wish["do"] == "list":
         return
     style = Style(*(str(wish.get(key, ""))[:MOST_CHARACTERS] for key in ("name", "prompt", "negative_prompt")))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from modules.generation.request import GenerationRequest
 from modules.web.filling import Wires, reply
 from modules.web.form import Form, Values, problems_of, sentence
-from modules.web.parts import QUICK
+from modules.web.parts import EACH
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -52,4 +52,4 @@ def bind_generate(app: "App", form: Form, wires: Wires, generate: gr.Button, req
         return reply(key=key, jobs=len(wanted))
 
     inputs = [wires.ticket, *form.components()]
-    generate.click(submit, inputs, [wires.reply], trigger_mode="multiple", **QUICK)
+    generate.click(submit, inputs, [wires.reply], **EACH)

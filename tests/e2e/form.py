@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 FAST = 4  # steps
-LONG = 150  # steps: enough time to do something meanwhile
+LONG = {"steps": 150, "size": 384, "batch_count": 100}  # ends by being interrupted: nothing is as slow as this is long
 
 
 def box(page: Any, name: str, tab: str = "txt2img") -> Any:
@@ -50,6 +50,11 @@ def wait_for_step(page: Any) -> None:
 
 def wait_for_state(page: Any, beginning: str) -> None:
     page.wait_for_function(f"document.getElementById('easel_state').textContent.startsWith({json.dumps(beginning)})")
+
+
+def wait_for_setting(page: Any, key: str, condition: str) -> None:
+    """Until the server keeps it, which is a moment after the page shows it."""
+    page.wait_for_function(f"fetch('sdapi/v1/options').then(a => a.json()).then(o => o.{key} {condition})")
 
 
 def choose(page: Any, name: str, option: str) -> None:

@@ -112,6 +112,25 @@ def test_a_checkpoint_that_came_stands_in_the_header_and_is_used_by_its_button(
     page.get_by_text("It cannot be used any more").wait_for()
 
 
+def test_what_was_asked_for_may_come_before_the_list(open_page: Callable[..., Any], hub: Hub) -> None:
+    repository(hub, "org/x", {"x.safetensors": lora()})
+    page = open_page()
+    held: list[Any] = []
+    hold = True
+    lists = lambda route: held.append(route) if hold and route.request.method == "GET" else route.continue_()  # noqa: E731
+    page.route("**/api/v1/downloads", lists)
+    page.reload()
+    ready(page).get_by_role("tab", name="Models").click()
+    ask(page, "org/x")
+    page.wait_for_selector("#easel_download_found:not([hidden])")
+    assert held and page.locator("[data-do=start]").is_disabled()
+    hold = False
+    for route in held:
+        route.continue_()
+    page.locator("[data-do=start]").click()
+    page.wait_for_selector("#easel_download_list li[data-state=done]")
+
+
 def test_pause_go_on_and_what_fails(open_page: Callable[..., Any], hub: Hub) -> None:
     repository(hub, "org/x", {"x.safetensors": lora()})
     page = open_page()

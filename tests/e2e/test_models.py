@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.conftest import CHROMIUM
-from tests.e2e.form import box
+from tests.e2e.form import box, wait_for_setting
 from tests.e2e.test_downloads import MARKUP
 from tests.e2e.test_downloads import hub as hub
 from tests.e2e.test_downloads import open_page as open_page
@@ -122,8 +122,7 @@ def test_a_checkpoint_is_chosen_by_its_card(open_page: Callable[..., Any], tmp_p
     cards(page, "checkpoint").filter(has_text="other").locator(".use").click()
     said(page, "other is chosen")
     page.wait_for_function("document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('other')")
-    kept = "fetch('sdapi/v1/options').then(a => a.json()).then(o => o.sd_model_checkpoint.startsWith('other'))"
-    page.wait_for_function(kept)  # a moment after the page says so
+    wait_for_setting(page, "sd_model_checkpoint", "?.startsWith('other')")
 
 
 def test_keyboard_chinese_and_a_narrow_window(open_page: Callable[..., Any], loras: Path) -> None:

@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Server
-from tests.e2e.form import ask_for, box, generate, infotext, problems, size_of_shown, wait_for_jobs, wait_for_pictures
+from tests.e2e.form import (
+    ask_for,
+    box,
+    generate,
+    infotext,
+    problems,
+    size_of_shown,
+    wait_for_jobs,
+    wait_for_pictures,
+    wait_for_setting,
+)
 
 pytestmark = pytest.mark.e2e
 NASTY = "<img src=x onerror=window.__xss=1>"
@@ -67,11 +77,18 @@ def test_an_infotext_fills_every_part(page: Any) -> None:
 
 
 def test_styles_are_written_chosen_and_applied(page: Any, server: Server) -> None:
+    lists: list[Any] = []  # the answer to the first question comes last
+    page.route("**/gradio_api/**", lambda route: route.continue_() if lists else lists.append(route))
     page.locator("#txt2img_styles_edit_button").click()
     page.locator("#txt2img_styles_edit_select").fill(NASTY)
     page.locator("#txt2img_edit_style_prompt").fill("{prompt}, shiny")
     page.locator("#txt2img_edit_style_neg_prompt").fill("dull")
     page.locator("#txt2img_edit_style_save").click()
+    page.wait_for_selector("#txt2img_edit_style_delete:not([disabled])")
+    page.locator("#txt2img_edit_style_prompt").fill("my own")
+    with page.expect_response("**/gradio_api/**"):
+        lists[0].continue_()
+    assert page.locator("#txt2img_edit_style_prompt").input_value() == "my own"
     page.wait_for_selector("#txt2img_edit_style_delete:not([disabled])")
     assert "shiny" in (server.data_dir / "styles.csv").read_text()
     page.locator("#txt2img_edit_style_close").click()
@@ -89,14 +106,16 @@ def test_styles_are_written_chosen_and_applied(page: Any, server: Server) -> Non
 
 
 def test_clip_skip_in_the_header_is_a_setting(page: Any) -> None:
-    clip_skip = page.locator("#setting_CLIP_stop_at_last_layers input")
+    set_clip_skip(page, 2)
     try:
-        clip_skip.fill("2")
         ask_for(page, "red apple", steps=2)
-        page.wait_for_timeout(300)
         generate(page)
         wait_for_pictures(page, 1)
         assert "Clip skip: 2" in infotext(page)
     finally:
-        clip_skip.fill("1")
-        page.wait_for_timeout(300)
+        set_clip_skip(page, 1)
+
+
+def set_clip_skip(page: Any, value: int) -> None:
+    page.locator("#setting_CLIP_stop_at_last_layers input").fill(str(value))
+    wait_for_setting(page, "CLIP_stop_at_last_layers", f"=== {value}")

@@ -56,18 +56,15 @@ def test_a_prompt_becomes_a_picture_and_the_next_one_another(page: Any, server: 
     assert box(page, "seed").input_value() == "-1"
 
 
-def test_a_click_is_answered_within_100_ms(page: Any) -> None:
+def test_a_click_is_answered_before_the_server_answers(page: Any) -> None:
     ask_for(page, "pizza")
     answered = page.evaluate(
-        """() => new Promise((resolve) => {
-          const begin = performance.now();
-          const state = document.getElementById("easel_state");
-          new MutationObserver(() => resolve([performance.now() - begin, state.textContent]))
-            .observe(state, { childList: true, characterData: true, subtree: true });
+        """() => {
           document.getElementById("txt2img_generate").click();
-        })"""
+          return document.getElementById("easel_state").textContent;
+        }"""
     )
-    assert answered[0] < 100 and answered[1] == "Sending"
+    assert answered == "Sending"
     wait_for_state(page, "Done")
 
 
@@ -79,7 +76,7 @@ def test_progress_and_preview_while_it_runs_and_nothing_moves(page: Any) -> None
             .observe({ type: "layout-shift", buffered: true });
         }"""
     )
-    ask_for(page, "sailboat", steps=60, size=128)
+    ask_for(page, "sailboat", **LONG | {"batch_count": 1})
     generate(page)
     wait_for_step(page)
     page.wait_for_selector("#easel_stage.preview")
@@ -88,14 +85,15 @@ def test_progress_and_preview_while_it_runs_and_nothing_moves(page: Any) -> None
     assert page.locator("#txt2img_interrupt").is_enabled() and page.locator("#txt2img_skip").is_enabled()
     bar = page.locator("#txt2img_progress [role=progressbar]")
     assert 0 < int(bar.get_attribute("aria-valuenow")) <= 100
+    page.keyboard.press("Escape")
+    wait_for_state(page, "Interrupted")
     wait_for_pictures(page, 1)
-    wait_for_state(page, "Done")
     assert page.locator("#txt2img_interrupt").is_disabled()
     assert page.evaluate("window.shift") < 0.02
 
 
 def test_a_reload_finds_the_run_again(page: Any) -> None:
-    ask_for(page, "red apple", steps=LONG, size=128)
+    ask_for(page, "red apple", **LONG)
     generate(page)
     wait_for_step(page)
     before = client_of(page)
@@ -105,7 +103,7 @@ def test_a_reload_finds_the_run_again(page: Any) -> None:
     page.wait_for_selector("#easel_stage.preview")
     assert client_of(page) == before
     assert box(page, "prompt").input_value() == "red apple"
-    assert box(page, "steps").input_value() == str(LONG)
+    assert box(page, "steps").input_value() == str(LONG["steps"])
     page.keyboard.press("Escape")
     wait_for_state(page, "Interrupted")
     assert [job["state"] for job in jobs_of(page)] == ["interrupted"]
@@ -127,7 +125,7 @@ def test_pictures_of_before_are_there_after_a_reload(page: Any) -> None:
 
 
 def test_escape_ends_a_run_within_a_step(page: Any) -> None:
-    ask_for(page, "pizza", steps=LONG, size=128)
+    ask_for(page, "pizza", **LONG)
     generate(page)
     wait_for_step(page)
     page.keyboard.press("Escape")
@@ -138,18 +136,18 @@ def test_escape_ends_a_run_within_a_step(page: Any) -> None:
 
 
 def test_skip_goes_on_with_the_next_picture(page: Any) -> None:
-    ask_for(page, "pizza", steps=LONG, size=128, batch_count=2)
+    ask_for(page, "pizza", **LONG)
     generate(page)
     wait_for_step(page)
     page.locator("#txt2img_skip").click()
-    page.wait_for_function("document.getElementById('easel_state').textContent.includes('round 2/2')")
+    page.wait_for_function("document.getElementById('easel_state').textContent.includes('round 2/100')")
     page.locator("#txt2img_interrupt").click()
     wait_for_state(page, "Interrupted")
 
 
 def test_a_waiting_run_says_so_and_can_be_taken_back(page: Any, new_page: Callable[..., Any]) -> None:
     other = new_page()
-    ask_for(other, "sailboat", steps=LONG, size=128)
+    ask_for(other, "sailboat", **LONG)
     generate(other)
     wait_for_step(other)
     ask_for(page, "pizza")

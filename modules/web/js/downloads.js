@@ -188,7 +188,8 @@ function draw() {
   here("#easel_download_what").placeholder = say("download.what_hint");
   for (const control of here("#easel_download_ask").elements) control.disabled = !listed.enabled;
   drawTold();
-  if (found) (drawKinds(here("#easel_download_found").kind.value), drawFound(), showStart());
+  // The list of kinds may come after what was asked for.
+  if (found) (drawKinds(here("#easel_download_found").kind.value || choice().kind), drawFound(), showStart());
   const shown = [...downloads.keys()].slice(-SHOWN).reverse();
   for (const id of rows.keys()) if (!shown.includes(id)) forget(id);
   for (const id of shown) drawOne(id);

@@ -6,6 +6,9 @@ import { activeTab } from "./tabs.js";
 
 const $ = (id) => document.getElementById(id);
 let styles = [];
+let asked = 0; // each wish has a number,
+let answered = 0; // for answers may overtake each other
+let shown = ""; // the texts that the dialog wrote: others are somebody's own
 
 export function bindStyles() {
   const answer = $("styles_answer");
@@ -30,6 +33,7 @@ export function bindStylesButton(tab) {
   $(`${tab}_styles_edit_button`).addEventListener("click", () => {
     const [first] = value("styles", activeTab());
     $("txt2img_styles_edit_select").value = first ?? "";
+    shown = texts();
     ask("list");
     $("easel_styles").showModal();
   });
@@ -38,6 +42,7 @@ export function bindStylesButton(tab) {
 function ask(wish) {
   const told = {
     do: wish,
+    number: ++asked,
     name: $("txt2img_styles_edit_select").value.trim(),
     prompt: $("txt2img_edit_style_prompt").value,
     negative_prompt: $("txt2img_edit_style_neg_prompt").value,
@@ -48,16 +53,27 @@ function ask(wish) {
 
 function read(answer) {
   for (const problem of answer.problems) report(sentence(problem));
+  if (answer.number < answered) return;
+  answered = answer.number;
   styles = answer.styles;
   $("easel_style_names").replaceChildren(...styles.map(({ name }) => Object.assign(document.createElement("option"), { value: name })));
-  if (!answer.problems.length) show();
+  if (texts() === shown) show();
+  else known();
 }
 
 // The style of that name, if there is one.
-function show() {
+function known() {
   const found = styles.find(({ name }) => name === $("txt2img_styles_edit_select").value.trim());
   $("txt2img_edit_style_delete").disabled = !found;
+  return found;
+}
+
+function show() {
+  const found = known();
   if (!found) return;
   $("txt2img_edit_style_prompt").value = found.prompt;
   $("txt2img_edit_style_neg_prompt").value = found.negative_prompt;
+  shown = texts();
 }
+
+const texts = () => JSON.stringify([$("txt2img_edit_style_prompt").value, $("txt2img_edit_style_neg_prompt").value]);
