@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STANDIN = ROOT / "tests" / "standin" / "server.py"
 PLAIN = ["--no-venv", "--skip-install", "--no-browser"]
 # launch.py with another program under it; the stand-in's own arguments travel in its path's place.
+PATIENCE_S = 90  # only ever reached by a test that fails
 DRIVER = """
 import sys, pathlib, launch
 from modules.runtime import supervising
@@ -54,14 +55,13 @@ class Launched:
             self.said += line
         return found[found.re.groups]
 
-    def end(self, number: int = signal.SIGINT) -> tuple[int, float]:
-        """(exit code, seconds that it took)"""
-        began = time.monotonic()
+    def end(self, number: int = signal.SIGINT) -> int:
+        """The exit code. It comes far sooner than after the time that a server is asleep which will not end."""
         self.process.send_signal(number)
-        return self.wait(), time.monotonic() - began
+        return self.wait()
 
     def wait(self) -> int:
-        rest, _ = self.process.communicate(timeout=120)
+        rest, _ = self.process.communicate(timeout=PATIENCE_S)
         self.said += rest
         return self.process.returncode
 
@@ -100,13 +100,14 @@ def clean() -> dict[str, str]:
 
 
 def fetch(address: str) -> str:
-    with urllib.request.urlopen(address, timeout=20) as answer:
+    with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
         return answer.read().decode()
 
 
 def is_gone(pid: int) -> bool:
     """At once, or as soon as whoever inherited it has read its exit code."""
-    for _ in range(50):
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
         try:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
                 return True
@@ -133,8 +134,7 @@ def test_it_says_one_address_when_the_page_answers_and_ends_when_asked(launch, n
     started = launch("slow")
     address = started.address()
     assert fetch(address) == "start 0"
-    ended, seconds = started.end(number)
-    assert (ended, seconds < 5) == (code, True)
+    assert started.end(number) == code
     assert all(map(is_gone, started.left_behind())) and port_is_free(address)
     assert len(re.findall("http://", started.said)) == 1
 
@@ -143,7 +143,7 @@ def test_ctrl_c_before_the_server_answers(launch):
     started = launch("slow")
     while not started.left_behind():
         time.sleep(0.02)
-    assert started.end()[0] == 130
+    assert started.end() == 130
     assert all(map(is_gone, started.left_behind())) and "ready" not in started.said
 
 
@@ -151,8 +151,7 @@ def test_ctrl_c_before_the_server_answers(launch):
 def test_a_server_that_will_not_end_is_ended_with_its_children(launch, number, code):
     started = launch("will-not-end")
     address = started.address()
-    ended, seconds = started.end(number)
-    assert ended == code and seconds < 5
+    assert started.end(number) == code
     assert len(started.left_behind("child")) == 1
     assert all(map(is_gone, [*started.left_behind(), *started.left_behind("child")])) and port_is_free(address)
 
@@ -180,7 +179,7 @@ def test_a_crash_starts_the_server_again_on_the_same_port(launch):
     assert fetch(address + "crash") == "start 0"
     # Asked while nothing runs: the open port makes us wait, it does not turn us away.
     assert fetch(address) == "start 1"
-    assert started.end()[0] == 130
+    assert started.end() == 130
     assert "crashed (exit code 3). It starts again in 1 s" in started.said
     assert started.said.count("Easel is ready") == 1
 

@@ -87,8 +87,8 @@ def _editor(app: "App", lists: int) -> Callable[[str], list[Any]]:
 
 
 def change(app: "App", wish: dict[str, Any]) -> None:
-    """{"do": "list" | "save" | "delete", "number": of the wish, "name", "prompt", "negative_prompt"}. Raises StylesError
-    or OSError."""
+    """{"do": "list" | "save" | "delete", "number": a count, "name", "prompt", "negative_prompt"}. Raises StylesError or
+    OSError."""
     if wish["do"] == "list":
         return
     style = Style(*(str(wish.get(key, ""))[:MOST_CHARACTERS] for key in ("name", "prompt", "negative_prompt")))

@@ -315,12 +315,12 @@ def test_a_killed_writer_leaves_no_half_picture(tmp_path: Path):
         assert writer.stdout is not None
         with writer, writer.stdout:
             assert writer.stdout.readline() == "ready\n"
+            while not path.exists():  # a disk may take its time
+                time.sleep(0.005)
             time.sleep(wait)
             writer.kill()
-        if path.exists():
-            data = path.read_bytes()
-            assert len(data) == 2_000_000 and len(set(data)) == 1
-    assert path.exists(), "no writer got as far as one file"
+        data = path.read_bytes()
+        assert len(data) == 2_000_000 and len(set(data)) == 1
 
 
 def test_img2img_and_its_grids_have_folders_of_their_own(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 import pytest
 
@@ -23,11 +24,11 @@ def test_the_work_goes_on_while_a_picture_is_kept():
 
     def keep(number: int) -> None:
         begun.set()
-        assert gate.wait(10)
+        assert gate.wait(60)
 
     with Saving[int](keep) as saving:
         saving.hand_over(0)
-        assert begun.wait(10)
+        assert begun.wait(60)
         saving.hand_over(1)  # returns although the first is not kept yet
         gate.set()
 
@@ -36,7 +37,7 @@ def test_waits_when_too_many_are_under_way():
     gate, handed = threading.Event(), []
 
     def keep(number: int) -> None:
-        assert gate.wait(10)
+        assert gate.wait(60)
 
     def work() -> None:
         with Saving[int](keep) as saving:
@@ -46,10 +47,12 @@ def test_waits_when_too_many_are_under_way():
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join(0.3)
+    while len(handed) < MOST_WAITING:
+        time.sleep(0.01)
+    thread.join(0.3)  # time for one too many
     assert handed == list(range(MOST_WAITING))
     gate.set()
-    thread.join(10)
+    thread.join(60)
     assert len(handed) == MOST_WAITING + 1
 
 

@@ -53,7 +53,7 @@ def plain() -> Iterator[Served]:
 
 def raw(port: int, text: str) -> bytes:
     """The answer to exactly these bytes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=90) as connection:
         connection.sendall(text.replace("\n", "\r\n").encode("latin-1"))
         answer = b""
         while piece := connection.recv(65536):

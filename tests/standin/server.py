@@ -39,7 +39,7 @@ if how == "crashes" or (how == "crashes-once" and starts == 0):
 if how == "will-not-end":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen(
-        [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(99)"]
+        [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(999)"]
     )
     (folder / f"child-{child.pid}").touch()
 if how == "slow":

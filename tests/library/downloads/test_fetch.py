@@ -295,7 +295,7 @@ def test_stopping_does_not_wait_for_the_server(hub, tmp_path):
     watch.moved = when_there
     thread = threading.Thread(target=run)
     thread.start()
-    assert ended.wait(10)
+    assert ended.wait(60)
     thread.join()
     assert (tmp_path / "x.part").stat().st_size == 20_000
 

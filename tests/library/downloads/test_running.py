@@ -17,7 +17,7 @@ from tests.library.downloads.hub import Blob, Hub, ends_after, status, stops_aft
 from tests.library.downloads.shelves import civitai_model, diffusers_files, lora, repository
 from tests.library.downloads.test_fetch import safetensors
 
-PATIENCE_S = 20
+PATIENCE_S = 90
 
 
 class Desk:
