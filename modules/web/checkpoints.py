@@ -38,7 +38,7 @@ def bind_checkpoint_choice(
     """The button looks for VAEs too, where the header shows them."""
     checkpoint = forms[0].fields["checkpoint"]
     followers = [form.fields[name] for form in forms for name in FOLLOWERS]
-    checkpoint.input(_chooser(app), [checkpoint, *followers], [answer, *followers], **QUICK)
+    checkpoint.input(_chooser(app), [checkpoint, *followers], [answer, checkpoint, *followers], **QUICK)
     others = [(name, form.fields[name]) for form in forms for name in CHECKPOINTS[1:] if name in form.fields]
     outputs = [checkpoint, *(component for _, component in others), *([vae] if vae else [])]
     refresh.click(_refresher(app, [name for name, _ in others], vae is not None), None, outputs, **QUICK)
@@ -69,15 +69,17 @@ FOLLOWERS = ("width", "height", "sampler", "schedule", "steps", "cfg_scale")  # 
 
 def _chooser(app: "App") -> Callable[..., Any]:
     def choose(title: str, *values: Any) -> Any:
-        """A size, and ways of sampling, that nobody touched follow the checkpoint; what somebody chose stays."""
+        """A size, and ways of sampling, that nobody touched follow the checkpoint; what somebody chose stays. The list
+        shows what is in use, whatever was asked of it."""
         before = defaults(app)
         try:
             after = defaults_of(app.use_checkpoint(title))
         except ValueError as error:  # it is gone since the list was made
-            return reply([sentence(str(error), "checkpoint")]), *[gr.skip()] * len(values)
+            titles, current = checkpoints(app)
+            return reply([sentence(str(error))]), gr.update(choices=titles, value=current), *[gr.skip()] * len(values)
         count = len(FOLLOWERS)
         forms = (values[i : i + count] for i in range(0, len(values), count))
-        return gr.skip(), *(value for form in forms for value in followed(form, before, after))
+        return gr.skip(), gr.skip(), *(value for form in forms for value in followed(form, before, after))
 
     return choose
 

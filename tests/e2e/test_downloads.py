@@ -13,7 +13,7 @@ from modules.server.api import create_api
 from modules.server.gate import Gate
 from modules.web.page import mount_page
 from tests.e2e.conftest import CHROMIUM, Watch, ready
-from tests.e2e.form import box
+from tests.e2e.form import box, wait_for_setting
 from tests.jobs.scene import Painter, checkpoint_file, flags_for
 from tests.library.downloads.hub import Hub, hubs, status, stops_after
 from tests.library.downloads.shelves import civitai_model, lora, repository, safetensors_of
@@ -106,6 +106,7 @@ def test_a_checkpoint_that_came_stands_in_the_header_and_is_used_by_its_button(
     page.get_by_role("button", name="Choose: Stable-diffusion/fresh.safetensors").click()
     page.get_by_text("fresh is chosen").first.wait_for()
     page.wait_for_function("document.querySelector('#setting_sd_model_checkpoint input').value === 'fresh.safetensors'")
+    wait_for_setting(page, "sd_model_checkpoint", "?.startsWith('fresh')")
     (tmp_path / "models" / "Stable-diffusion" / "fresh.safetensors").unlink()
     page.locator("#easel_browser_tools [data-do=refresh]").click()
     page.get_by_role("button", name="Choose: Stable-diffusion/fresh.safetensors").click()
@@ -121,13 +122,14 @@ def test_what_was_asked_for_may_come_before_the_list(open_page: Callable[..., An
     page.route("**/api/v1/downloads", lists)
     page.reload()
     ready(page).get_by_role("tab", name="Models").click()
-    ask(page, "org/x")
-    page.wait_for_selector("#easel_download_found:not([hidden])")
-    assert held and page.locator("[data-do=start]").is_disabled()
+    with page.expect_response("**/resolve"):
+        ask(page, "org/x")
+    assert held
     hold = False
     for route in held:
         route.continue_()
-    page.locator("[data-do=start]").click()
+    page.wait_for_function("document.activeElement.dataset.do === 'start'")
+    page.keyboard.press("Enter")
     page.wait_for_selector("#easel_download_list li[data-state=done]")
 
 

@@ -125,6 +125,28 @@ def test_a_checkpoint_is_chosen_by_its_card(open_page: Callable[..., Any], tmp_p
     wait_for_setting(page, "sd_model_checkpoint", "?.startsWith('other')")
 
 
+def test_a_chosen_checkpoint_that_goes_leaves_the_list(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    other = tmp_path / "models" / "Stable-diffusion" / "very other.safetensors"
+    checkpoint_file(other, shape=8)
+    page = open_page()
+    cards(page, "checkpoint").filter(has_text="other").locator(".use").click()
+    wait_for_setting(page, "sd_model_checkpoint", "?.startsWith('very other')")
+    options = page.locator("#setting_sd_model_checkpoint [role=option]")
+    assert options.count() == 0
+    page.locator("#setting_sd_model_checkpoint input").click()
+    options.nth(1).wait_for()
+    other.unlink()
+    with page.expect_response("**/folders?kind=checkpoint"):  # the cards hear of it, as the header does
+        pass
+    page.wait_for_timeout(500)
+    assert options.count() == 2  # nothing moves in an open list
+    page.locator("#easel_browser_tools [name=search]").focus()
+    shown = "document.querySelector('#setting_sd_model_checkpoint input').value"
+    page.wait_for_function(f"{shown} === 'plain.safetensors'")
+    page.locator("#setting_sd_model_checkpoint input").click()
+    page.wait_for_function("document.querySelectorAll('#setting_sd_model_checkpoint [role=option]').length === 1")
+
+
 def test_keyboard_chinese_and_a_narrow_window(open_page: Callable[..., Any], loras: Path) -> None:
     page = open_page()
     page.set_viewport_size({"width": 760, "height": 900})

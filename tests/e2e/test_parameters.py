@@ -116,6 +116,20 @@ def test_clip_skip_in_the_header_is_a_setting(page: Any) -> None:
         set_clip_skip(page, 1)
 
 
+def test_the_second_of_two_quick_changes_counts(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/gradio_api/**", lambda route: route.continue_() if held else held.append(route))
+    clip_skip = page.locator("#setting_CLIP_stop_at_last_layers input")
+    try:
+        clip_skip.fill("2")
+        clip_skip.fill("3")
+        assert held[0].request.post_data_json["data"] == [2]
+        held[0].continue_()
+        wait_for_setting(page, "CLIP_stop_at_last_layers", "=== 3")
+    finally:
+        set_clip_skip(page, 1)
+
+
 def set_clip_skip(page: Any, value: int) -> None:
     page.locator("#setting_CLIP_stop_at_last_layers input").fill(str(value))
     wait_for_setting(page, "CLIP_stop_at_last_layers", f"=== {value}")

@@ -20,6 +20,7 @@ let listed = { enabled: true, kinds: {}, keys: {} };
 let found = null;
 let typed = ""; // as it was asked for: it may hold a key, which the answer does not
 let looking = null; // AbortController of the question that is under way
+let asked = null; // promise of the first list: it names the folders
 let told = { id: "", values: {}, text: "", bad: false };
 
 const here = (selector) => document.querySelector(`#easel_downloads ${selector}`);
@@ -45,7 +46,7 @@ export function bindDownloads() {
   form.querySelector('[data-do="close"]').onclick = () => (show(null), here("#easel_download_what").focus());
   onLanguage(draw);
   draw();
-  refresh();
+  asked = refresh();
 }
 
 // An answer and an event about the same may overtake each other.
@@ -75,7 +76,7 @@ async function look(what, file) {
   const own = looking;
   tell("download.looking");
   if (!file) show(null);
-  const answer = await ask("api/v1/downloads/resolve", { what, file }, own.signal);
+  const [answer] = await Promise.all([ask("api/v1/downloads/resolve", { what, file }, own.signal), asked]);
   if (own !== looking) return;
   looking = null;
   if (!answer?.ok) return refused(answer);
@@ -188,8 +189,7 @@ function draw() {
   here("#easel_download_what").placeholder = say("download.what_hint");
   for (const control of here("#easel_download_ask").elements) control.disabled = !listed.enabled;
   drawTold();
-  // The list of kinds may come after what was asked for.
-  if (found) (drawKinds(here("#easel_download_found").kind.value || choice().kind), drawFound(), showStart());
+  if (found) (drawKinds(here("#easel_download_found").kind.value), drawFound(), showStart());
   const shown = [...downloads.keys()].slice(-SHOWN).reverse();
   for (const id of rows.keys()) if (!shown.includes(id)) forget(id);
   for (const id of shown) drawOne(id);

@@ -11,6 +11,7 @@ const system = matchMedia("(prefers-color-scheme: dark)");
 let model = { state: "starting", text: "" };
 let waiting = 0; // jobs of everyone
 let timer = 0;
+let later = 0;
 
 export function showHeader() {
   document.getElementById("easel_theme").onclick = flipTheme;
@@ -19,7 +20,7 @@ export function showHeader() {
   on("model", (event) => ((model = event), draw()));
   on("changed", countSoon);
   on("open", countSoon);
-  on("models", ({ kinds }) => kinds.some((kind) => OF_HEADER.includes(kind)) && document.getElementById("refresh_sd_model_checkpoint")?.click());
+  on("models", ({ kinds }) => kinds.some((kind) => OF_HEADER.includes(kind)) && refreshLists());
   onLanguage(draw);
   system.addEventListener("change", applyTheme);
   new MutationObserver(applyTheme).observe(document.body, { attributeFilter: ["class"] }); // Gradio has ideas of its own
@@ -53,6 +54,13 @@ async function count() {
   model = status.model;
   for (const problem of status.problems) remind(inWords(problem));
   draw();
+}
+
+// Once none is open: Gradio fails at an open list that becomes shorter, and nobody wants it to move under the hand.
+function refreshLists() {
+  clearTimeout(later);
+  if (document.querySelector(".option-list")) later = setTimeout(refreshLists, 300);
+  else document.getElementById("refresh_sd_model_checkpoint")?.click();
 }
 
 const wanted = () => localStorage.getItem(THEME) ?? "system";
