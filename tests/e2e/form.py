@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 FAST = 4  # steps
+PATIENCE_S = 90
 LONG = {"steps": 150, "size": 384, "batch_count": 100}  # ends by being interrupted: nothing is as slow as this is long
 
 
@@ -28,7 +29,7 @@ def open_tab(page: Any, name: str) -> None:
 
 def wait_for_jobs(page: Any, number: int) -> list[dict[str, Any]]:
     """The requests of the newest jobs, as they were queued."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while len(jobs := jobs_of(page)) < number:
         assert time.monotonic() < end, problems(page)
         page.wait_for_timeout(50)
@@ -52,9 +53,13 @@ def wait_for_state(page: Any, beginning: str) -> None:
     page.wait_for_function(f"document.getElementById('easel_state').textContent.startsWith({json.dumps(beginning)})")
 
 
-def wait_for_setting(page: Any, key: str, condition: str) -> None:
-    """Until the server keeps it, which is a moment after the page shows it."""
-    page.wait_for_function(f"fetch('sdapi/v1/options').then(a => a.json()).then(o => o.{key} {condition})")
+def wait_for_setting(page: Any, key: str, begins: str) -> None:
+    """Until the server keeps it, which is a moment after the page shows it. (Playwright's wait_for_function does not
+    wait for promises.)"""
+    end = time.monotonic() + PATIENCE_S
+    while not (kept := str(page.request.get("/sdapi/v1/options").json()[key])).startswith(begins):
+        assert time.monotonic() < end, kept
+        page.wait_for_timeout(50)
 
 
 def choose(page: Any, name: str, option: str) -> None:
