@@ -4,8 +4,9 @@ import json
 import time
 from typing import Any
 
+from tests.e2e.conftest import WAIT_MS
+
 FAST = 4  # steps
-PATIENCE_S = 90
 LONG = {"steps": 150, "size": 384, "batch_count": 100}  # ends by being interrupted: nothing is as slow as this is long
 
 
@@ -29,7 +30,7 @@ def open_tab(page: Any, name: str) -> None:
 
 def wait_for_jobs(page: Any, number: int) -> list[dict[str, Any]]:
     """The requests of the newest jobs, as they were queued."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + WAIT_MS / 1000
     while len(jobs := jobs_of(page)) < number:
         assert time.monotonic() < end, problems(page)
         page.wait_for_timeout(50)
@@ -56,7 +57,7 @@ def wait_for_state(page: Any, beginning: str) -> None:
 def wait_for_setting(page: Any, key: str, begins: str) -> None:
     """Until the server keeps it, which is a moment after the page shows it. (Playwright's wait_for_function does not
     wait for promises.)"""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + WAIT_MS / 1000
     while not (kept := str(page.request.get("/sdapi/v1/options").json()[key])).startswith(begins):
         assert time.monotonic() < end, kept
         page.wait_for_timeout(50)
